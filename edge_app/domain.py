@@ -1,0 +1,170 @@
+"""The records that flow through the appliance, and the protocols its parts meet at.
+
+Times ending in `_ns` are CLOCK_MONOTONIC; wall-clock time exists only in `publish.wire`.
+Pixels are `H x W x 3` uint8, channels in R, G, B order, unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+Tensor = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture. `pixels` is owned by the frame: no camera writes to it again."""
+
+    camera: str
+    seq: int
+    captured_ns: int
+    pixels: Pixels
+
+
+class Camera(Protocol):
+    """A source of frames, used by one thread. Opened by `with`."""
+
+    def __enter__(self) -> Camera: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def read(self, timeout_s: float) -> Frame:
+        """Return the next frame, waiting up to `timeout_s`.
+
+        Raises CameraStalled when none came in time, CameraEnded when none will come any more,
+        CorruptFrame when this one cannot be decoded, CameraError when the camera is lost.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output tensor: `real = scale * (code - zero_point)`; `scale` 0: not quantised."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float = 0.0
+    zero_point: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine runs, and on what. `backend` is the one that really computes."""
+
+    model: str
+    backend: str
+    runtime: str
+    device: str
+    threads: int
+    input: TensorSpec
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def input_px(self) -> tuple[int, int]:
+        """Width and height the model takes, in pixels."""
+        _, height, width, _ = self.input.shape
+        return width, height
+
+
+class Engine(Protocol):
+    """A loaded model on one backend; used by one thread at a time."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def run(self, pixels: Pixels) -> list[Tensor]:
+        """Infer on one picture of exactly the model's input size.
+
+        Returns one raw (still quantised) array per output, owned by the caller, in the order of
+        `info.outputs`, without the batch dimension. Raises EngineError.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One class and its score in 0..1."""
+
+    index: int
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where one frame's time went.
+
+    `age_ms`: capture to start of inference (waiting and `preprocess_ms` included);
+    `postprocess_ms`: decoding the outputs.
+    """
+
+    age_ms: float
+    preprocess_ms: float
+    invoke_ms: float
+    postprocess_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was seen in one frame. `trigger` says why it is published."""
+
+    camera: str
+    frame: int
+    captured_ns: int
+    model: str
+    backend: str
+    labels: tuple[Label, ...]
+    timing: Timing
+    trigger: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to the appliance, named by `kind`, with its particulars."""
+
+    kind: str
+    message: str
+    details: Mapping[str, str | int | float | None] = field(default_factory=dict)
+
+
+class Delivery(enum.Enum):
+    """How much a message matters."""
+
+    SPOOLED = "spooled"  # QoS 1, numbered, kept until acknowledged
+    STATE = "state"  # QoS 1, retained, only the newest counts
+    VOLATILE = "volatile"  # QoS 0, dropped while offline
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Bytes for one topic. A SPOOLED payload is a JSON object; the publisher adds `seq` to it."""
+
+    topic: str
+    payload: bytes
+    delivery: Delivery
+    retain: bool = False
+    expiry_s: int | None = None
+
+
+class Publisher(Protocol):
+    """Where messages go. Used from the loop's thread."""
+
+    def offer(self, message: Message) -> None:
+        """Take the message. Never blocks, never raises."""
+        ...
+
+    def drain(self, timeout_s: float) -> bool:
+        """Wait until everything offered was delivered; False when `timeout_s` was not enough."""
+        ...
+
+    def close(self) -> None: ...
