@@ -1,0 +1,210 @@
+"""The TensorFlow Lite interpreter, in process. The only module that imports one.
+
+`ai-edge-litert` is the maintained runtime; `tflite_runtime` 2.14 is accepted in its place, because
+an older libedgetpu works only with a runtime of its own age.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_app.domain import EngineInfo, Pixels, Tensor, TensorSpec
+from edge_app.errors import EngineError, ModelError
+
+log = logging.getLogger(__name__)
+
+RUNTIMES = {"litert": "ai_edge_litert", "tflite": "tflite_runtime"}
+EDGETPU_OP = "edgetpu-custom-op"
+_INPUT_DTYPES = ("int8", "uint8")
+_CODE_OFFSET = {"int8": 0x80, "uint8": 0}
+# tflite_runtime's wheels lack the optimised int8 kernels and gain nothing; LiteRT was measured with
+# `edge-app bench`: a second thread shortens one inference but takes the core the rest of the
+# pipeline runs on. docs/architecture.md has the figures.
+DEFAULT_THREADS = 1
+
+
+def find_runtime(wanted: str = "auto") -> tuple[str, Any]:
+    """Return the distribution name with version, and the module that holds `Interpreter`.
+
+    `wanted` is "auto" (LiteRT when it is installed, else tflite_runtime), "litert" or "tflite".
+    Raises EngineError when none can be imported.
+    """
+    names = list(RUNTIMES.values()) if wanted == "auto" else [RUNTIMES[wanted]]
+    problems = []
+    for package in names:
+        try:
+            module = importlib.import_module(f"{package}.interpreter")
+        except ImportError as error:
+            problems.append(str(error))
+            continue
+        distribution = package.replace("_", "-")
+        return f"{distribution} {importlib.metadata.version(distribution)}", module
+    raise EngineError(
+        f"no TensorFlow Lite runtime can be imported ({'; '.join(problems)})",
+        hint="pip install ai-edge-litert (64-bit systems), or the extra edge-app[tflite]",
+    )
+
+
+class LiteRtEngine:
+    """A full-integer model on the CPU."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str = "",
+        threads: int = DEFAULT_THREADS,
+        runtime: str = "auto",
+    ) -> None:
+        """Load the model at `path`. Raises ModelError, or EngineError without a runtime."""
+        runtime_name, module = find_runtime(runtime)
+        _check_file(path)
+        with _native_stderr() as said:
+            try:
+                self._interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
+                _refuse_compiled(path, self._interpreter)
+                self._interpreter.allocate_tensors()
+            except (ValueError, RuntimeError) as error:
+                raise ModelError(
+                    f"{path}: the interpreter refuses it: {_first_line(said() or str(error))}",
+                    hint="check the file against its source (sha256), or fetch it again",
+                ) from error
+        inputs = [_spec(detail) for detail in self._interpreter.get_input_details()]
+        outputs = self._interpreter.get_output_details()
+        self._input_index: int = self._interpreter.get_input_details()[0]["index"]
+        self._output_indices: list[int] = [detail["index"] for detail in outputs]
+        self._info = EngineInfo(
+            model=name or path.stem,
+            backend="cpu",
+            runtime=runtime_name,
+            device="",
+            threads=threads,
+            input=_check_input(path, inputs),
+            outputs=tuple(_spec(detail) for detail in outputs),
+        )
+        self._offset = np.uint8(_CODE_OFFSET[self._info.input.dtype])
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    def run(self, pixels: Pixels) -> list[Tensor]:
+        """Infer on `pixels` (height x width x 3); see `domain.Engine.run`.
+
+        Every classifier trained on 8-bit pictures and quantised over its whole input range takes
+        the pixel as its code (uint8), or the pixel - 128 (int8): flipping the top bit is that
+        subtraction. A passport's golden images prove it for a model.
+        """
+        if pixels.shape != self._info.input.shape[1:] or pixels.dtype != np.uint8:
+            raise EngineError(
+                f"{self._info.model} takes uint8 pixels of shape {self._info.input.shape[1:]}, "
+                f"got {pixels.dtype} {pixels.shape}"
+            )
+        codes = (pixels ^ self._offset).view(self._info.input.dtype)
+        try:
+            self._interpreter.set_tensor(self._input_index, codes[np.newaxis])
+            self._interpreter.invoke()
+        except (ValueError, RuntimeError) as error:
+            raise EngineError(f"{self._info.model} failed: {_first_line(str(error))}") from error
+        # get_tensor copies, so the arrays are the caller's.
+        return [self._interpreter.get_tensor(index)[0] for index in self._output_indices]
+
+    def close(self) -> None:
+        """Free the interpreter. The engine cannot be used any more."""
+        self.__dict__.pop("_interpreter", None)
+
+
+def _check_file(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise ModelError(
+            f"{path}: cannot be read: {error.strerror}",
+            hint="give the path of a .tflite file, or a name from `edge-app models list`",
+        ) from error
+    if head[4:8] != b"TFL3":
+        raise ModelError(
+            f"{path}: not a TensorFlow Lite model (no TFL3 mark in its first 8 bytes)",
+            hint="give a .tflite file; other formats must be converted first",
+        )
+
+
+def _refuse_compiled(path: Path, interpreter: Any) -> None:
+    # Private, but the only way to see operators, and there in both runtimes. Without the check the
+    # failure would be "unresolved custom op", which tells a user nothing.
+    if any(op["op_name"] == EDGETPU_OP for op in interpreter._get_ops_details()):
+        raise ModelError(
+            f"{path}: compiled for the Edge TPU, cannot run on the CPU",
+            hint="use the model's CPU twin: the same file name without _edgetpu",
+        )
+
+
+def _check_input(path: Path, inputs: Sequence[TensorSpec]) -> TensorSpec:
+    if len(inputs) != 1:
+        raise ModelError(f"{path}: {len(inputs)} inputs; a picture model has exactly one")
+    spec = inputs[0]
+    if spec.dtype not in _INPUT_DTYPES:
+        raise ModelError(
+            f"{path}: input is {spec.dtype}; int8 and uint8 are supported",
+            hint="convert the model with full-integer quantisation, input and output included",
+        )
+    if len(spec.shape) != 4 or spec.shape[0] != 1 or spec.shape[3] != 3 or min(spec.shape) < 1:
+        raise ModelError(
+            f"{path}: input shape is {list(spec.shape)}; it must be [1, height, width, 3], fixed",
+            hint="convert the model with a static shape, batch 1 and RGB input",
+        )
+    return spec
+
+
+def _spec(detail: Mapping[str, Any]) -> TensorSpec:
+    signature = detail.get("shape_signature", detail["shape"])
+    quantisation = detail["quantization_parameters"]
+    scales, zero_points = quantisation["scales"], quantisation["zero_points"]
+    return TensorSpec(
+        name=str(detail["name"]),
+        shape=tuple(int(size) for size in signature),
+        dtype=np.dtype(detail["dtype"]).name,
+        scale=float(scales[0]) if len(scales) else 0.0,
+        zero_point=int(zero_points[0]) if len(zero_points) else 0,
+    )
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
+
+
+@contextmanager
+def _native_stderr() -> Iterator[Callable[[], str]]:
+    """Hold back what C++ writes to descriptor 2; yields a function that returns it so far.
+
+    The runtime announces its XNNPACK delegate there and has no switch for it. What is left when
+    the block ends goes to the log, so nothing is lost.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    held = os.memfd_create("stderr")
+    os.dup2(held, 2)
+
+    def said() -> str:
+        text = os.pread(held, 1 << 16, 0).decode(errors="replace")
+        return "\n".join(line for line in text.splitlines() if not line.startswith("INFO:"))
+
+    try:
+        yield said
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        for line in said().splitlines():
+            log.debug("runtime: %s", line)
+        os.close(held)

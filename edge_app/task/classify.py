@@ -1,0 +1,82 @@
+"""Classification: from one output tensor to the labels it names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_app.domain import Label, Tensor, TensorSpec
+from edge_app.errors import ModelError
+
+BACKGROUND = "background"
+
+
+def scores(output: Tensor, spec: TensorSpec) -> NDArray[np.float32]:
+    """Turn one raw output into scores in 0..1, shape (classes,).
+
+    Dequantised as `scale * (code - zero_point)`, in a type wide enough for the difference. A model
+    that ends without its softmax gives logits, which do not all lie within 0..1; they get one.
+    """
+    real = output.reshape(-1).astype(np.float32)
+    if spec.scale:
+        real = (real - spec.zero_point) * np.float32(spec.scale)
+    if real.min() < -1e-3 or real.max() > 1 + 1e-3:
+        real = np.exp(real - real.max())
+        real /= real.sum()
+    return real
+
+
+def decode(
+    values: NDArray[np.float32], labels: Sequence[str], top_k: int, threshold: float
+) -> tuple[Label, ...]:
+    """Name the `top_k` best of `values` (classes,) that reach `threshold`, best first.
+
+    Equal scores keep the order of their class index. Without labels a class is named by its index.
+    """
+    count = min(top_k, len(values))
+    best = np.argpartition(values, -count)[-count:]
+    # argpartition cuts ties anywhere: take all that equal the last one in, then order them.
+    best = np.flatnonzero(values >= values[best].min())
+    best = best[np.lexsort((best, -values[best]))][:count]
+    return tuple(
+        Label(int(i), labels[i] if labels else str(i), round(float(values[i]), 4))
+        for i in best
+        if values[i] >= threshold
+    )
+
+
+def load_labels(path: Path) -> tuple[str, ...]:
+    """Read one label a line. Raises ModelError when the file cannot be read or is empty."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"labels {path}: cannot be read: {error}", hint="one label a line, UTF-8"
+        ) from error
+    labels = tuple(line.strip() for line in lines)
+    while labels and not labels[-1]:
+        labels = labels[:-1]
+    if not labels:
+        raise ModelError(f"labels {path}: the file is empty", hint="one label a line, UTF-8")
+    return labels
+
+
+def fit_labels(labels: Sequence[str], classes: int) -> tuple[str, ...]:
+    """Make `labels` name exactly `classes` outputs, or raise ModelError.
+
+    Many ImageNet models have 1001 outputs, the first being "background", and many label files have
+    1000 lines (or the other way round). That difference is recognised; any other is an error.
+    """
+    if len(labels) == classes:
+        return tuple(labels)
+    if len(labels) == classes - 1 and labels[0].lower() != BACKGROUND:
+        return (BACKGROUND, *labels)
+    if len(labels) == classes + 1 and labels[0].lower() == BACKGROUND:
+        return tuple(labels[1:])
+    raise ModelError(
+        f"{len(labels)} labels for a model with {classes} outputs",
+        hint="give the labels file that came with this model, one line an output, in order",
+    )
