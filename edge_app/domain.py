@@ -43,10 +43,14 @@ class Camera(Protocol):
         """
         ...
 
+    def interrupt(self) -> None:
+        """Make a `read` that waits return or raise soon. Called from another thread."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One input or output tensor: `real = scale * (code - zero_point)`; `scale` 0: not quantised."""
+    """One input or output tensor: `real = scale * (code - zero_point)`; `scale` 0: float."""
 
     name: str
     shape: tuple[int, ...]
@@ -121,11 +125,20 @@ class Result:
     camera: str
     frame: int
     captured_ns: int
+    task: str
     model: str
     backend: str
     labels: tuple[Label, ...]
     timing: Timing
     trigger: str
+
+
+@dataclass(frozen=True, slots=True)
+class WallClock:
+    """How to turn monotonic time into UTC. `synced` is None when nothing can tell."""
+
+    utc_minus_monotonic_ns: int
+    synced: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +148,113 @@ class Event:
     kind: str
     message: str
     details: Mapping[str, str | int | float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Of every frame in a window, in milliseconds."""
+
+    p50: float
+    p95: float
+    p99: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Per second, over a window."""
+
+    captured: float
+    inferred: float
+    published: float
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Counts over a window. `gated`: captured but left out on purpose (paused, no motion)."""
+
+    captured: int
+    inferred: int
+    dropped: int
+    gated: int
+    corrupt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """What was measured, by what; all None without a sensor."""
+
+    watts: float | None = None
+    source: str | None = None
+    energy_j: float | None = None
+    mj_per_inference: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Thermal:
+    """Temperatures in degrees Celsius."""
+
+    soc: float | None = None
+    tpu: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled:
+    """Why the processor runs slower than it could; None when nothing can tell."""
+
+    now: tuple[str, ...] | None = None
+    since_boot: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """How the accelerator fares. State "none": none is in use, and none is looked for."""
+
+    fallbacks: int = 0
+    promotions: int = 0
+    state: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessUse:
+    """What this process takes: resident memory, and processor time as a share of one core."""
+
+    rss_mb: float | None
+    cpu_percent: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolState:
+    """Messages waiting for the broker."""
+
+    queued: int = 0
+    bytes: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MqttState:
+    """Accepted connections since the process started; one is normal."""
+
+    connects: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How the appliance fared over the last window."""
+
+    window_s: float
+    backend: str
+    fps: Rates
+    frames: Frames
+    latency_ms: Mapping[str, Percentiles | None]
+    power: Power
+    thermal_c: Thermal
+    throttled: Throttled
+    accelerator: Accelerator
+    process: ProcessUse
+    spool: SpoolState
+    mqtt: MqttState
 
 
 class Delivery(enum.Enum):
@@ -161,6 +281,10 @@ class Publisher(Protocol):
 
     def offer(self, message: Message) -> None:
         """Take the message. Never blocks, never raises."""
+        ...
+
+    def state(self) -> tuple[SpoolState, MqttState]:
+        """Say how much waits for delivery, and how the connection fares."""
         ...
 
     def drain(self, timeout_s: float) -> bool:

@@ -1,0 +1,298 @@
+"""The MQTT client: one thread that owns the connection. The only module that imports paho.
+
+`offer` puts a message where the thread finds it and returns. Every connection is a new paho client:
+what was in flight when the last one ended is taken from the spool again, so order is decided in one
+place, certificates are read afresh, and the protocol version can change from one to the next.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import selectors
+import ssl
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edge_app.domain import Delivery, Message, MqttState, SpoolState
+from edge_app.errors import ConfigError, EdgeAppError
+from edge_app.publish.spool import Spool
+
+log = logging.getLogger(__name__)
+
+_WINDOW = 32  # unacknowledged messages in flight; a wait of one round trip for every 32 messages
+_VOLATILE_LIMIT = 32
+_CONNECT_TIMEOUT_S = 10.0
+_KEEPALIVE_S = 30
+_BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.5, 60.0
+_BACKOFF_REFUSED_S = 60.0  # bad credentials do not get better by asking again soon
+_GOODBYE_S = 0.5
+_UNSUPPORTED_VERSION = "Unsupported protocol version"
+_REFUSED_FOR_LONG = ("Not authorized", "Bad user name or password", "Banned")
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """Where the broker is and how to be let in. `tls`: encrypt, and check the server's name."""
+
+    host: str
+    port: int
+    client_id: str
+    tls: bool = False
+    username: str = ""
+    password: str = ""
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+
+
+class MqttPublisher:
+    """Delivers messages to a broker; see `domain.Publisher`."""
+
+    def __init__(self, broker: Broker, spool: Spool, online: Message, offline: Message) -> None:
+        """Start connecting. `online` is sent on every connection, `offline` is the last will."""
+        self._broker = broker
+        self._spool = spool
+        self._online, self._offline = online, offline
+        self._volatile: deque[Message] = deque(maxlen=_VOLATILE_LIMIT)
+        self._states: dict[str, Message] = {}
+        self._unsent_states: deque[str] = deque()
+        self._in_flight: dict[int, int | None] = {}  # paho's message id: our seq
+        self._protocol = MQTTProtocolVersion.MQTTv5
+        self._connected = False
+        self._refusal = ""
+        self._connects = 0
+        self._stopping = threading.Event()
+        self._idle = threading.Condition()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._last_trouble = ""
+        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+        self._thread.start()
+
+    def offer(self, message: Message) -> None:
+        """Take the message; see `domain.Publisher.offer`."""
+        if message.delivery is Delivery.SPOOLED:
+            self._spool.append(message)
+        elif message.delivery is Delivery.STATE:
+            self._states[message.topic] = message
+            self._unsent_states.append(message.topic)
+        elif self._connected:
+            self._volatile.append(message)
+        os.eventfd_write(self._wake_fd, 1)
+
+    def state(self) -> tuple[SpoolState, MqttState]:
+        return self._spool.state(), MqttState(self._connects)
+
+    def drain(self, timeout_s: float) -> bool:
+        with self._idle:
+            return self._idle.wait_for(self._all_delivered, timeout_s)
+
+    def close(self) -> None:
+        """Say goodbye if connected, and end the thread; bounded by a second."""
+        self._stopping.set()
+        os.eventfd_write(self._wake_fd, 1)
+        self._thread.join(2 * _GOODBYE_S)
+        if self._thread.is_alive():
+            log.warning("the MQTT thread is still busy connecting; leaving it")
+        else:
+            os.close(self._wake_fd)
+
+    def _all_delivered(self) -> bool:
+        waiting = self._spool.state().queued or self._unsent_states or self._volatile
+        return not waiting and not self._in_flight
+
+    # Everything below runs in the network thread.
+
+    def _run(self) -> None:
+        backoff_s = _BACKOFF_FIRST_S
+        while not self._stopping.is_set():
+            self._refusal = ""
+            was_accepted = self._connect_and_serve()
+            if self._refusal == _UNSUPPORTED_VERSION and self._falls_back():
+                continue
+            backoff_s = _BACKOFF_FIRST_S if was_accepted else min(2 * backoff_s, _BACKOFF_MAX_S)
+            if self._refusal in _REFUSED_FOR_LONG:
+                backoff_s = _BACKOFF_REFUSED_S
+            # Jitter keeps a fleet from coming back in step after the broker's restart.
+            self._stopping.wait(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311
+
+    def _falls_back(self) -> bool:
+        if self._protocol == MQTTProtocolVersion.MQTTv311:
+            return False
+        self._protocol = MQTTProtocolVersion.MQTTv311
+        log.info("the broker does not speak MQTT 5; using 3.1.1")
+        return True
+
+    def _connect_and_serve(self) -> bool:
+        """Hold one connection until it ends; say whether the broker accepted it."""
+        connects = self._connects
+        self._in_flight.clear()
+        self._spool.rewind()
+        try:
+            client = self._client()
+            client.connect(self._broker.host, self._broker.port, _KEEPALIVE_S)
+            self._serve(client)
+        except (OSError, ValueError, EdgeAppError) as error:  # ssl.SSLError is an OSError
+            self._trouble(str(error) or type(error).__name__)
+        finally:
+            self._connected = False
+        return self._connects > connects
+
+    def _client(self) -> paho.Client:
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._broker.client_id,
+            protocol=self._protocol,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = _CONNECT_TIMEOUT_S
+        client.max_inflight_messages_set(2 * _WINDOW)
+        client.will_set(self._offline.topic, self._offline.payload, qos=1, retain=True)
+        if self._broker.username:
+            client.username_pw_set(self._broker.username, self._broker.password or None)
+        if self._broker.tls:
+            client.tls_set_context(tls_context(self._broker))
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        return client
+
+    def _serve(self, client: paho.Client) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake_fd, selectors.EVENT_READ)
+            link = client.socket()
+            if link is None:
+                return
+            watched = selectors.EVENT_READ
+            selector.register(link, watched)
+            goodbye_at = 0.0
+            while client.socket() is not None:
+                wanted = selectors.EVENT_READ
+                wanted |= selectors.EVENT_WRITE if client.want_write() else 0
+                if wanted != watched:
+                    selector.modify(link, wanted)
+                    watched = wanted
+                ready = {key.fileobj for key, _ in selector.select(0.1 if goodbye_at else 1.0)}
+                if self._wake_fd in ready:
+                    os.eventfd_read(self._wake_fd)
+                if not self._turn(client, link, link in ready):
+                    return
+                if self._stopping.is_set():
+                    if not goodbye_at:
+                        goodbye_at = time.monotonic() + _GOODBYE_S
+                        self._say(client, self._offline)
+                    elif not self._in_flight or time.monotonic() > goodbye_at:
+                        client.disconnect()
+                        return
+
+    def _turn(self, client: paho.Client, link: Any, is_ready: bool) -> bool:
+        """Read, hand over, write once; False when the connection has ended."""
+        while is_ready:
+            if client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS or client.socket() is None:
+                return False
+            # What the TLS layer has decrypted already does not show as readable.
+            is_ready = isinstance(link, ssl.SSLSocket) and link.pending() > 0
+        if self._connected:
+            self._hand_over(client)
+        if client.want_write() and client.loop_write() != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            return False
+        return client.loop_misc() == MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _hand_over(self, client: paho.Client) -> None:
+        while self._unsent_states:
+            self._say(client, self._states[self._unsent_states.popleft()])
+        while self._volatile:
+            self._say(client, self._volatile.popleft())
+        while len(self._in_flight) < _WINDOW:
+            taken = self._spool.take()
+            if taken is None:
+                break
+            self._say(client, taken[1], taken[0])
+        if self._all_delivered():
+            with self._idle:
+                self._idle.notify_all()
+
+    def _say(self, client: paho.Client, message: Message, seq: int | None = None) -> None:
+        qos = 0 if message.delivery is Delivery.VOLATILE else 1
+        properties = None
+        if self._protocol == MQTTProtocolVersion.MQTTv5:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho has none
+            if message.expiry_s is not None:
+                properties.MessageExpiryInterval = message.expiry_s
+        info = client.publish(
+            message.topic, message.payload, qos, message.retain, properties=properties
+        )
+        if qos:
+            self._in_flight[info.mid] = seq
+
+    def _trouble(self, reason: str) -> None:
+        """Log a failed connection once, until it changes or is over."""
+        level = logging.DEBUG if reason == self._last_trouble else logging.WARNING
+        log.log(level, "broker %s:%d: %s", self._broker.host, self._broker.port, reason)
+        self._last_trouble = reason
+
+    # paho calls these, from within the calls above.
+
+    def _on_connect(
+        self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any
+    ) -> None:
+        if reason.is_failure:  # a refused connection is not a connection
+            self._refusal = str(reason)
+            if self._refusal != _UNSUPPORTED_VERSION:
+                self._trouble(f"refused: {reason}")
+            return
+        self._connected = True
+        self._connects += 1
+        self._last_trouble = ""
+        log.info("connected to %s:%d", self._broker.host, self._broker.port)
+        self._states[self._online.topic] = self._online
+        self._unsent_states = deque(self._states)
+
+    def _on_disconnect(
+        self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any
+    ) -> None:
+        if self._connected and not self._stopping.is_set():
+            self._trouble(f"connection lost: {reason}")
+        self._connected = False
+
+    def _on_publish(
+        self, _client: Any, _data: Any, mid: int, reason: ReasonCode, _properties: Any
+    ) -> None:
+        seq = self._in_flight.pop(mid, None)
+        if reason.is_failure:
+            self._trouble(f"message refused: {reason}")
+        if seq is not None:
+            self._spool.ack(seq)
+
+
+def tls_context(broker: Broker) -> ssl.SSLContext:
+    """Make the context for one connection. Raises ConfigError for unusable certificate files."""
+    try:
+        context = ssl.create_default_context(cafile=broker.ca_file or None)
+        if broker.cert_file:
+            context.load_cert_chain(broker.cert_file, broker.key_file)
+    except (OSError, ssl.SSLError) as error:
+        names = ", ".join(filter(None, (broker.ca_file, broker.cert_file, broker.key_file)))
+        raise ConfigError(f"certificates cannot be used ({names}): {error}") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def read_password(file: str) -> str:
+    """Return the MQTT password from `file`, else from the systemd credential `mqtt-password`."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    path = Path(file) if file else Path(folder or "/nonexistent") / "mqtt-password"
+    if not file and not path.exists():
+        return ""
+    return path.read_text(encoding="utf-8").strip("\r\n")

@@ -1,0 +1,187 @@
+"""Records to the bytes other programs read. docs/mqtt.md describes every payload.
+
+Wall-clock time exists only here: inside, time is CLOCK_MONOTONIC.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from edge_app.domain import (
+    Accelerator,
+    Delivery,
+    Event,
+    Frames,
+    Health,
+    Label,
+    Message,
+    MqttState,
+    Percentiles,
+    Power,
+    ProcessUse,
+    Rates,
+    Result,
+    SpoolState,
+    Thermal,
+    Throttled,
+    WallClock,
+)
+
+VERSION = 1
+ONLINE, OFFLINE = b"online", b"offline"
+_NS_PER_MS = 1_000_000
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Stamped(msgspec.Struct, kw_only=True):
+    """What every record begins with. `ts` is UTC; wrong unless `clock_synced`."""
+
+    v: int = VERSION
+    ts: str
+    clock_synced: bool | None
+    uptime_ms: int
+
+
+class TimingRecord(msgspec.Struct):
+    """Milliseconds; see `domain.Timing`."""
+
+    age: float
+    preprocess: float
+    invoke: float
+    postprocess: float
+
+
+class ResultRecord(_Stamped, kw_only=True):
+    """What one frame showed; `ts` and `uptime_ms` are the moment it was captured."""
+
+    camera: str
+    frame: int
+    task: str
+    model: str
+    backend: str
+    trigger: str
+    labels: tuple[Label, ...]
+    timing_ms: TimingRecord
+
+
+class EventRecord(_Stamped, kw_only=True):
+    """Something that happened."""
+
+    event: str
+    message: str
+    details: dict[str, str | int | float | None]
+
+
+class StatsRecord(_Stamped, kw_only=True):
+    """How the appliance fares; null is "not known"."""
+
+    window_s: float
+    backend: str
+    fps: Rates
+    frames: Frames
+    latency_ms: dict[str, Percentiles | None]
+    power: Power
+    thermal_c: Thermal
+    throttled: Throttled
+    accelerator: Accelerator
+    process: ProcessUse
+    spool: SpoolState
+    mqtt: MqttState
+
+
+class Topics:
+    """The topics of one device: `BASE/ID/KIND`."""
+
+    def __init__(self, base: str, device_id: str) -> None:
+        prefix = f"{base}/{device_id}/"
+        self.status = prefix + "status"
+        self.info = prefix + "info"
+        self.result = prefix + "result"
+        self.event = prefix + "event"
+        self.stats = prefix + "stats"
+
+
+def result_message(topics: Topics, result: Result, clock: WallClock) -> Message:
+    """Encode what was seen."""
+    timing = result.timing
+    record = ResultRecord(
+        **_stamp(result.captured_ns, clock),
+        camera=result.camera,
+        frame=result.frame,
+        task=result.task,
+        model=result.model,
+        backend=result.backend,
+        trigger=result.trigger,
+        labels=result.labels,
+        timing_ms=TimingRecord(
+            age=round(timing.age_ms, 2),
+            preprocess=round(timing.preprocess_ms, 2),
+            invoke=round(timing.invoke_ms, 2),
+            postprocess=round(timing.postprocess_ms, 2),
+        ),
+    )
+    return Message(topics.result, _encode(record), Delivery.SPOOLED)
+
+
+def event_message(topics: Topics, event: Event, now_ns: int, clock: WallClock) -> Message:
+    """Encode something that happened at `now_ns`."""
+    record = EventRecord(
+        **_stamp(now_ns, clock),
+        event=event.kind,
+        message=event.message,
+        details=dict(event.details),
+    )
+    return Message(topics.event, _encode(record), Delivery.SPOOLED)
+
+
+def stats_message(
+    topics: Topics, health: Health, now_ns: int, clock: WallClock, expiry_s: int
+) -> Message:
+    """Encode the appliance's state at `now_ns`; a broker may forget it after `expiry_s`."""
+    record = StatsRecord(
+        **_stamp(now_ns, clock),
+        window_s=round(health.window_s, 3),
+        backend=health.backend,
+        fps=health.fps,
+        frames=health.frames,
+        latency_ms=dict(health.latency_ms),
+        power=health.power,
+        thermal_c=health.thermal_c,
+        throttled=health.throttled,
+        accelerator=health.accelerator,
+        process=health.process,
+        spool=health.spool,
+        mqtt=health.mqtt,
+    )
+    payload = _encode(record)
+    return Message(topics.stats, payload, Delivery.VOLATILE, retain=True, expiry_s=expiry_s)
+
+
+def info_message(topics: Topics, info: object, now_ns: int, clock: WallClock) -> Message:
+    """Encode what this appliance is; `info` is any record whose fields say so."""
+    header = _stamp(now_ns, clock)
+    payload = _encode({"v": VERSION, **header, **msgspec.to_builtins(info)})
+    return Message(topics.info, payload, Delivery.STATE, retain=True)
+
+
+def status_message(topics: Topics, *, online: bool) -> Message:
+    """Say whether the appliance is there."""
+    return Message(topics.status, ONLINE if online else OFFLINE, Delivery.STATE, retain=True)
+
+
+def with_seq(payload: bytes, seq: int) -> bytes:
+    """Return the JSON object `payload` with `seq` put in front."""
+    return b'{"seq":%d,' % seq + payload[1:]
+
+
+def _stamp(monotonic_ns: int, clock: WallClock) -> dict[str, Any]:
+    utc = datetime.fromtimestamp((monotonic_ns + clock.utc_minus_monotonic_ns) / 1e9, UTC)
+    return {
+        "ts": utc.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "clock_synced": clock.synced,
+        "uptime_ms": monotonic_ns // _NS_PER_MS,
+    }
