@@ -119,6 +119,11 @@ class LiteRtEngine:
         # get_tensor copies, so the arrays are the caller's.
         return [self._interpreter.get_tensor(index)[0] for index in self._output_indices]
 
+    def dtypes(self) -> frozenset[str]:
+        """The types of all tensors of the graph; a full-integer model has no float among them."""
+        details = self._interpreter.get_tensor_details()
+        return frozenset(np.dtype(detail["dtype"]).name for detail in details)
+
     def close(self) -> None:
         """Free the interpreter. The engine cannot be used any more."""
         self.__dict__.pop("_interpreter", None)
