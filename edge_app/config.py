@@ -19,9 +19,7 @@ from edge_app.camera.sources import parse_source
 from edge_app.errors import ConfigError, EdgeAppError
 from edge_app.validate import convert, shown
 
-DEFAULT_PATH = Path("/etc/edge-app/config.toml")
-DEVICE_STRING = r"^(|usb|pci|(usb|pci)?:\d+)$"
-
+Backend = Literal["auto", "edgetpu", "cpu"]
 Text = Annotated[str, Meta(max_length=1000)]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
@@ -29,7 +27,23 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 Pixels = Annotated[int, Meta(ge=16, le=16_384)]
 _SOURCES = "picamera:0, v4l2:/dev/video0, rtsp://HOST/PATH, file:CLIP or images:DIR"
 _CAMERAS = 'one table or more, such as [camera.main] with source = "picamera:0"'
-TopicName = Annotated[str, Meta(pattern=r"^[^+#\0]+$", max_length=200)]
+TopicName = Annotated[
+    str, Meta(pattern=r"^[^+#\0]+$", max_length=200, description="a topic without + and #")
+]
+Prefix = Annotated[
+    str,
+    Meta(pattern=r"^[^+#\0]*$", max_length=200, description="a topic without + or #, or empty"),
+]
+DeviceId = Annotated[
+    str, Meta(pattern="^[a-z0-9-]{1,63}$", description="1 to 63 of a-z, 0-9 and -")
+]
+EdgeTpu = Annotated[
+    str,
+    Meta(
+        pattern=r"^(|usb|pci|(usb|pci)?:\d+)$",
+        description='"" (any), "usb", "pci", or one by number: ":0", "usb:0", "pci:0"',
+    ),
+]
 
 
 def _host_id() -> str:
@@ -39,7 +53,7 @@ def _host_id() -> str:
 class Device(Struct, frozen=True, forbid_unknown_fields=True):
     """Who this appliance is."""
 
-    id: Annotated[str, Meta(pattern="^[a-z0-9-]{1,63}$")] = msgspec.field(default_factory=_host_id)
+    id: DeviceId = msgspec.field(default_factory=_host_id)
     area: Text = ""
 
 
@@ -58,8 +72,8 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Annotated[str, Meta(min_length=1, max_length=1000)] = "mobilenet_v2_1.0_224"
     labels: Text = ""
-    backend: Literal["auto", "edgetpu", "cpu"] = "auto"
-    device: Annotated[str, Meta(pattern=DEVICE_STRING)] = ""
+    backend: Backend = "auto"
+    device: EdgeTpu = ""
     top_k: Annotated[int, Meta(ge=1, le=1000)] = 3
     threshold: Fraction = 0.3
     threads: Annotated[int, Meta(ge=1, le=64)] = 1
@@ -86,7 +100,7 @@ class Mqtt(Struct, frozen=True, forbid_unknown_fields=True):
     cert_file: Text = ""
     key_file: Text = ""
     base: TopicName = "edge"
-    discovery_prefix: Annotated[str, Meta(pattern=r"^[^+#\0]*$", max_length=200)] = "homeassistant"
+    discovery_prefix: Prefix = "homeassistant"
 
 
 class Spool(Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,7 +113,7 @@ class Spool(Struct, frozen=True, forbid_unknown_fields=True):
 class Stats(Struct, frozen=True, forbid_unknown_fields=True):
     """How often the appliance reports on itself."""
 
-    interval_s: Annotated[float, Meta(ge=0.5, le=86_400)] = 10.0
+    interval_s: Annotated[float, Meta(ge=0.5, le=3600)] = 10.0
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):

@@ -18,7 +18,11 @@ S = TypeVar("S", bound=Struct)
 
 
 def convert(kind: type[S], data: object) -> tuple[S | None, list[str]]:
-    """Return `data` as a `kind`, and what is wrong with it; None when anything is."""
+    """Return `data` as a `kind`, and what is wrong with it.
+
+    With faults, what is returned holds the sound values and defaults, so that a caller can go on
+    and check their meaning; None when too little is sound for that.
+    """
     faults: list[str] = []
     return _struct(kind, data, "", faults), faults
 
@@ -40,7 +44,6 @@ def _struct(kind: type[S], data: object, path: str, faults: list[str]) -> S | No
         faults.append(f"{path}: found {shown(data)}; allowed: a table [{path}]")
         return None
     fields = {field.name: field for field in msgspec.structs.fields(kind)}
-    before = len(faults)
     for key in data:
         if key not in fields:
             near = nearest(key, fields)
@@ -49,10 +52,12 @@ def _struct(kind: type[S], data: object, path: str, faults: list[str]) -> S | No
     for name, field in fields.items():
         here = _join(path, name)
         if name in data:
-            values[name] = _value(field.type, data[name], here, faults)
+            value = _value(field.type, data[name], here, faults)
+            values |= {} if value is None else {name: value}
         elif field.required:
             faults.append(f"{here}: missing; allowed: {_allowed(msgspec.json.schema(field.type))}")
-    return kind(**values) if len(faults) == before else None
+    required = {name for name, field in fields.items() if field.required}
+    return kind(**values) if required <= values.keys() else None
 
 
 def _value(kind: Any, value: object, path: str, faults: list[str]) -> object:
@@ -61,9 +66,10 @@ def _value(kind: Any, value: object, path: str, faults: list[str]) -> object:
     table = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     if get_origin(table) is dict and isinstance(value, dict) and value:
         item_kind = get_args(table)[1]
-        return {
+        items = {
             key: _struct(item_kind, item, _join(path, key), faults) for key, item in value.items()
         }
+        return {key: item for key, item in items.items() if item is not None}
     finite = not isinstance(value, float) or math.isfinite(value)  # TOML knows nan and inf
     try:
         return msgspec.convert(value if finite else None, kind)
@@ -95,7 +101,9 @@ def _allowed(schema: Mapping[str, Any]) -> str:
         return ", ".join(shown(choice) for choice in schema["enum"])
     if "prefixItems" in schema:
         return f"a list of {len(schema['prefixItems'])}, each {_allowed(schema['prefixItems'][0])}"
-    words = [schema["description"]] if "description" in schema else [_KINDS[schema["type"]]]
+    if "description" in schema:  # it says more than the limits do
+        return str(schema["description"])
+    words = [_KINDS[schema["type"]]]
     words += [phrase.format(schema[key]) for key, phrase in _LIMITS.items() if key in schema]
     return ", ".join(words)
 

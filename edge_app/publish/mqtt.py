@@ -1,4 +1,4 @@
-"""The MQTT client: one thread that owns the connection. The only module that imports paho.
+"""The MQTT client: one thread that owns the connection.
 
 `offer` puts a message where the thread finds it and returns. Every connection is a new paho client:
 what was in flight when the last one ended is taken from the spool again, so order is decided in one
@@ -15,46 +15,28 @@ import ssl
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_app.domain import Delivery, Message, MqttState, SpoolState
-from edge_app.errors import ConfigError, EdgeAppError
+from edge_app.errors import EdgeAppError
+from edge_app.publish.link import KEEPALIVE_S, Broker, new_client
 from edge_app.publish.spool import Spool
 
 log = logging.getLogger(__name__)
 
 _WINDOW = 32  # unacknowledged messages in flight; a wait of one round trip for every 32 messages
 _VOLATILE_LIMIT = 32
-_CONNECT_TIMEOUT_S = 10.0
-_KEEPALIVE_S = 30
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.5, 60.0
 _BACKOFF_REFUSED_S = 60.0  # bad credentials do not get better by asking again soon
 _GOODBYE_S = 0.5
 _UNSUPPORTED_VERSION = "Unsupported protocol version"
 _REFUSED_FOR_LONG = ("Not authorized", "Bad user name or password", "Banned")
-
-
-@dataclass(frozen=True, slots=True)
-class Broker:
-    """Where the broker is and how to be let in. `tls`: encrypt, and check the server's name."""
-
-    host: str
-    port: int
-    client_id: str
-    tls: bool = False
-    username: str = ""
-    password: str = ""
-    ca_file: str = ""
-    cert_file: str = ""
-    key_file: str = ""
 
 
 class MqttPublisher:
@@ -141,7 +123,7 @@ class MqttPublisher:
         self._spool.rewind()
         try:
             client = self._client()
-            client.connect(self._broker.host, self._broker.port, _KEEPALIVE_S)
+            client.connect(self._broker.host, self._broker.port, KEEPALIVE_S)
             self._serve(client)
         except (OSError, ValueError, EdgeAppError) as error:  # ssl.SSLError is an OSError
             self._trouble(str(error) or type(error).__name__)
@@ -150,19 +132,9 @@ class MqttPublisher:
         return self._connects > connects
 
     def _client(self) -> paho.Client:
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=self._broker.client_id,
-            protocol=self._protocol,
-            reconnect_on_failure=False,
-        )
-        client.connect_timeout = _CONNECT_TIMEOUT_S
+        client = new_client(self._broker, self._protocol)
         client.max_inflight_messages_set(2 * _WINDOW)
         client.will_set(self._offline.topic, self._offline.payload, qos=1, retain=True)
-        if self._broker.username:
-            client.username_pw_set(self._broker.username, self._broker.password or None)
-        if self._broker.tls:
-            client.tls_set_context(tls_context(self._broker))
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
@@ -274,25 +246,3 @@ class MqttPublisher:
             self._trouble(f"message refused: {reason}")
         if seq is not None:
             self._spool.ack(seq)
-
-
-def tls_context(broker: Broker) -> ssl.SSLContext:
-    """Make the context for one connection. Raises ConfigError for unusable certificate files."""
-    try:
-        context = ssl.create_default_context(cafile=broker.ca_file or None)
-        if broker.cert_file:
-            context.load_cert_chain(broker.cert_file, broker.key_file)
-    except (OSError, ssl.SSLError) as error:
-        names = ", ".join(filter(None, (broker.ca_file, broker.cert_file, broker.key_file)))
-        raise ConfigError(f"certificates cannot be used ({names}): {error}") from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
-def read_password(file: str) -> str:
-    """Return the MQTT password from `file`, else from the systemd credential `mqtt-password`."""
-    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    path = Path(file) if file else Path(folder or "/nonexistent") / "mqtt-password"
-    if not file and not path.exists():
-        return ""
-    return path.read_text(encoding="utf-8").strip("\r\n")

@@ -1,0 +1,102 @@
+# `make help` lists what there is. Everything installs into .venv; nothing else on the machine
+# changes, except that `make test` installs a few Debian packages when they are missing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The first Python that is new enough; override with `make PYTHON=python3.13 ...`.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+SOURCES := pyproject.toml edge_app/__init__.py
+
+.PHONY: help
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | \
+		while IFS=$$'\t' read -r name text; do printf '  make %-22s %s\n' "$$name" "$$text"; done
+
+.PHONY: run
+run: $(VENV)/.demo ## see it work: the appliance on sample photos, with a broker of its own
+	@$(BIN)/edge-app demo $(ARGS)
+
+.PHONY: setup
+setup: $(VENV)/.dev ## install everything for development into .venv
+
+.PHONY: test
+test: $(VENV)/.dev system-packages ## run the tests
+	@$(BIN)/pytest $(ARGS)
+	@$(MAKE) --no-print-directory test-tflite
+
+.PHONY: check
+check: $(VENV)/.dev ## lint, format, types, and who may import whom
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache --no-logo
+	@echo "check: all fine"
+
+.PHONY: bench
+bench: $(VENV)/.dev system-packages ## measure this machine; ARGS=--json for programs
+	@$(BIN)/edge-app bench $(ARGS)
+
+.PHONY: wheel
+wheel: $(VENV)/.dev ## build dist/edge_app-*.whl
+	@$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls -l dist/*.whl
+
+.PHONY: models
+models: $(VENV)/.dev ## rebuild the default model and compare it with the committed one
+	@$(BIN)/python -m edge_app.models.builder build
+
+.PHONY: calibrate
+calibrate: $(VENV)/.dev ## find the quantisation parameters again from photos (minutes)
+	@$(BIN)/python -m edge_app.models.builder calibrate
+
+# The engine's contract on the second runtime, where its wheels exist (Python 3.11 and older).
+PYTHON311 ?= $(shell for p in python3.11 python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+.PHONY: test-tflite
+test-tflite: ## the engine's contract on tflite_runtime (needs Python 3.11)
+ifeq ($(PYTHON311),)
+	@echo "test-tflite: SKIPPED, no Python 3.11 here: tflite_runtime has no wheel for another"
+else
+	@$(MAKE) --no-print-directory .venv-tflite/.ready
+	@.venv-tflite/bin/pytest tests/contract/test_engine.py -k tflite
+endif
+
+.venv-tflite/.ready: pyproject.toml
+	@echo "installing tflite_runtime into .venv-tflite ..."
+	@$(PYTHON311) -m venv .venv-tflite
+	@.venv-tflite/bin/pip install --quiet -e '.[tflite]' 'opencv-python-headless<4.12' \
+		pytest pytest-timeout hypothesis
+	@touch $@
+
+.PHONY: system-packages
+system-packages:
+	@tests/system-packages
+
+.PHONY: lock
+lock: $(VENV)/.dev ## pin every run-time dependency by hash, for the platforms we install on
+	@$(BIN)/python provisioning/lock.py
+
+.PHONY: clean
+clean: ## remove what was built, the virtual environments included
+	rm -rf .venv .venv-tflite dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found." >&2; exit 1; }
+	@echo "creating $(VENV) with $$($(PYTHON) --version) ..."
+	@$(PYTHON) -m venv $(VENV) || { echo "hint: apt install python3-venv" >&2; exit 1; }
+
+$(VENV)/.demo: $(SOURCES) | $(VENV)/bin/python
+	@echo "installing edge-app and the demo's broker (once; about a minute) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
+	@echo "installing edge-app and the development tools (once; about a minute) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/.demo

@@ -1,0 +1,191 @@
+"""The composition root of `run`: builds every part from the configuration, and takes it down.
+
+The only module that knows all the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from edge_app.camera.mailbox import Feed, Mailboxes
+from edge_app.camera.sources import is_lossless, open_camera, stall_bound_s
+from edge_app.catalog import ModelFiles, resolve
+from edge_app.config import CameraConfig, Config, ModelConfig, Mqtt
+from edge_app.domain import Engine, Label, Publisher, Tensor
+from edge_app.errors import EngineError, ModelError
+from edge_app.loop import Job, Loop, Prepared, preparer
+from edge_app.policy import Rules
+from edge_app.publish import wire
+from edge_app.report import HealthReader, describe
+from edge_app.sensors.clock import read_clock
+from edge_app.task import classify
+
+if TYPE_CHECKING:
+    from edge_app.publish.link import Broker
+
+log = logging.getLogger(__name__)
+
+FLUSH_S = 4.0  # of the 6 s that SIGTERM may take; closing cameras and the connection take the rest
+
+
+def run(config: Config) -> None:
+    """Be the appliance until SIGTERM, SIGINT or the end of every recording.
+
+    Raises EdgeAppError when a part cannot be opened or fails.
+    """
+    with ExitStack() as stack:
+        files = resolve(config.model.name, config.model.labels)
+        engine = open_engine(config.model, files)
+        stack.callback(engine.close)
+        topics = wire.Topics(config.mqtt.base, config.device.id)
+        publisher = open_publisher(config, topics)
+        stack.callback(publisher.close)
+        mailboxes = stack.enter_context(open_cameras(config.camera, engine.info.input_px))
+        health = HealthReader(engine, publisher, lambda: mailboxes.counters)
+        loop = Loop(mailboxes, engine, publisher, topics, _job(config, files, engine, health))
+
+        def stop() -> None:
+            loop.stop()
+            mailboxes.wake()
+
+        info = describe(config, files, engine)
+        publisher.offer(wire.info_message(topics, info, time.monotonic_ns(), read_clock()))
+        with _on_signals(stop):
+            loop.run()
+            publisher.drain(FLUSH_S)
+
+
+def open_engine(config: ModelConfig, files: ModelFiles) -> Engine:
+    """Open the configured model on the configured backend. Raises EngineError."""
+    from edge_app.engine.litert import LiteRtEngine
+
+    if config.backend == "edgetpu":
+        raise EngineError(
+            'model.backend is "edgetpu", which this version cannot drive yet',
+            hint='set it to "auto" or "cpu"',
+        )
+    if files.cpu is None:
+        raise ModelError(
+            f"{files.name} has no file for the CPU",
+            hint=f"edge-app models fetch {files.name}",
+        )
+    return LiteRtEngine(
+        files.cpu,
+        name=files.name,
+        threads=config.threads,
+        runtime=config.runtime,
+    )
+
+
+def open_publisher(config: Config, topics: wire.Topics) -> Publisher:
+    """Connect to the configured broker, or write JSON lines to stdout when there is none."""
+    if not config.mqtt.url:
+        from edge_app.publish.jsonl import JsonLinesPublisher
+
+        return JsonLinesPublisher(sys.stdout.buffer)
+    from edge_app.publish.link import tls_context
+    from edge_app.publish.mqtt import MqttPublisher
+    from edge_app.publish.spool import Spool
+
+    broker = broker_of(config.mqtt, client_id=f"edge-app-{config.device.id}")
+    if broker.tls:
+        tls_context(broker)  # unusable certificates are the user's fault: say so now
+    return MqttPublisher(
+        broker,
+        Spool(config.spool.max_mb * 1_000_000),
+        online=wire.status_message(topics, online=True),
+        offline=wire.status_message(topics, online=False),
+    )
+
+
+def broker_of(mqtt: Mqtt, client_id: str) -> Broker:
+    """Return where the configured broker is and how to be let in."""
+    from edge_app.publish.link import Broker, read_password
+
+    url = urlsplit(mqtt.url)
+    return Broker(
+        host=url.hostname or "",
+        port=url.port or (8883 if url.scheme == "mqtts" else 1883),
+        client_id=client_id,
+        tls=url.scheme == "mqtts",
+        username=mqtt.username,
+        password=read_password(mqtt.password_file),
+        ca_file=mqtt.ca_file,
+        cert_file=mqtt.cert_file,
+        key_file=mqtt.key_file,
+    )
+
+
+def open_cameras(
+    cameras: Mapping[str, CameraConfig], input_px: tuple[int, int]
+) -> Mailboxes[Prepared]:
+    """Make every configured camera and its capture thread; they start on `with`."""
+    feeds = {
+        name: Feed(
+            open_camera(
+                name,
+                camera.source,
+                size_px=camera.size_px,
+                fps=camera.fps,
+                loop=camera.loop,
+                cover_px=input_px,
+            ),
+            lossless=is_lossless(camera.source, fps=camera.fps, loop=camera.loop),
+            stall_s=stall_bound_s(camera.fps),
+        )
+        for name, camera in cameras.items()
+    }
+    crops = {name: camera.crop for name, camera in cameras.items()}
+    return Mailboxes(feeds, preparer(input_px, crops))
+
+
+def _job(config: Config, files: ModelFiles, engine: Engine, health: HealthReader) -> Job:
+    spec = engine.info.outputs[0]
+    labels = classify.fit_labels(files.labels, spec.shape[-1]) if files.labels else ()
+    # The policy smooths over labels below the threshold too, and over more than may be shown.
+    considered = max(config.model.top_k, 5)
+
+    def decode(outputs: list[Tensor]) -> tuple[Label, ...]:
+        return classify.decode(classify.scores(outputs[0], spec), labels, considered, 0.0)
+
+    return Job(
+        task="classify",
+        model=engine.info.model,
+        top_k=config.model.top_k,
+        rules=Rules(
+            mode=config.publish.mode,
+            threshold=config.model.threshold,
+            heartbeat_s=config.publish.heartbeat_s,
+            smoothing_s=config.publish.smoothing_s,
+            hysteresis=config.publish.hysteresis,
+            min_interval_s=config.publish.min_interval_s,
+        ),
+        decode=decode,
+        read_clock=read_clock,
+        read_health=health.read,
+        stats_every_s=config.stats.interval_s,
+    )
+
+
+@contextmanager
+def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` on SIGTERM and SIGINT while the block runs."""
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        log.info("%s: stopping", signal.Signals(number).name)
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

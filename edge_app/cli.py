@@ -1,0 +1,281 @@
+"""The `edge-app` command: arguments in, exit code out. Work is done elsewhere, imported when asked.
+
+Results go to stdout, logs and progress to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from edge_app import __version__
+from edge_app.errors import EXIT_OK, ConfigError, EdgeAppError
+
+DEFAULT_CONFIG = Path("/etc/edge-app/config.toml")
+BACKENDS = ("auto", "edgetpu", "cpu")
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; see `errors` for what the codes mean."""
+    args = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if args.verbose else logging.INFO,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    command: Command = args.command
+    try:
+        return command(args)
+    except EdgeAppError as error:
+        _explain(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+
+
+def _explain(error: EdgeAppError) -> None:
+    print(f"edge-app: {error}", file=sys.stderr)
+    for fault in error.faults if isinstance(error, ConfigError) else ():
+        print(f"  {fault}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edge-app",
+        description="A camera appliance: int8 MobileNet on Coral or CPU, labels over MQTT.",
+    )
+    parser.add_argument("--version", action="version", version=f"edge-app {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what helps in a search")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_running(commands)
+    _add_classify(commands)
+    _add_models(commands)
+    _add_bench(commands)
+    _add_config(commands)
+    return parser
+
+
+_Subparsers = argparse._SubParsersAction
+
+
+def _add_running(commands: _Subparsers[argparse.ArgumentParser]) -> None:
+    run = commands.add_parser("run", help="be the appliance")
+    _config_option(run)
+    run.set_defaults(command=_run)
+
+    demo = commands.add_parser("demo", help="the appliance on sample photos, nothing to set up")
+    demo.add_argument("--seconds", type=_positive, help="end after so many seconds")
+    demo.set_defaults(command=_demo)
+
+    watch = commands.add_parser("watch", help="live view of one device or a fleet")
+    watch.add_argument("device", nargs="?", default="+", help="device id (default: all)")
+    watch.add_argument("--seconds", type=_positive, help="end after so many seconds")
+    _config_option(watch)
+    watch.set_defaults(command=_watch)
+
+
+def _add_classify(commands: _Subparsers[argparse.ArgumentParser]) -> None:
+    classify = commands.add_parser("classify", help="say what image files show")
+    classify.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    classify.add_argument("--model", default="mobilenet_v2_1.0_224", help="name or .tflite path")
+    classify.add_argument("--labels", default="", help="labels file, when the model is a path")
+    classify.add_argument("--top-k", type=_count, default=3)
+    classify.add_argument("--backend", choices=BACKENDS, default="auto")
+    classify.add_argument("--json", action="store_true", help="one JSON object a line")
+    classify.set_defaults(command=_classify)
+
+
+def _add_models(commands: _Subparsers[argparse.ArgumentParser]) -> None:
+    models = commands.add_parser("models", help="the catalogue of models")
+    actions = models.add_subparsers(required=True, metavar="ACTION")
+
+    listing = actions.add_parser("list", help="what there is, and what is installed")
+    listing.add_argument("--json", action="store_true")
+    listing.set_defaults(command=_models_list)
+
+    inspect = actions.add_parser("inspect", help="cost and structure, layer by layer")
+    inspect.add_argument("model", help=".tflite path, catalogue name, or mobilenet_v1_0.5_160")
+    inspect.add_argument("--json", action="store_true")
+    inspect.add_argument("--plot", type=Path, metavar="FILE.png")
+    inspect.set_defaults(command=_models_inspect)
+
+    verify = actions.add_parser("verify", help="does a model behave as its passport says?")
+    verify.add_argument("model", nargs="?", help="default: every installed one")
+    verify.add_argument("--json", action="store_true")
+    verify.set_defaults(command=_models_verify)
+
+    fetch = actions.add_parser("fetch", help="download a catalogued model")
+    fetch.add_argument("model")
+    fetch.add_argument(
+        "--trust-on-first-use",
+        action="store_true",
+        help="accept a file whose hash the catalogue does not know, and hold it to this one later",
+    )
+    fetch.set_defaults(command=_models_fetch)
+
+    add = actions.add_parser("add", help="write a passport for a model of your own")
+    add.add_argument("path", type=Path)
+    add.add_argument("--labels", type=Path, required=True)
+    add.add_argument(
+        "--image", type=Path, action="append", required=True, help="golden image; repeatable"
+    )
+    add.add_argument("--name", help="default: the file's name")
+    add.set_defaults(command=_models_add)
+
+
+def _add_bench(commands: _Subparsers[argparse.ArgumentParser]) -> None:
+    bench = commands.add_parser("bench", help="measure this machine")
+    bench.add_argument("--models", type=_names, metavar="A,B,C", help="latency against MACs")
+    bench.add_argument("--plot", type=Path, metavar="FILE.png", help="with --models")
+    bench.add_argument("--seconds", type=_positive, default=10.0, help="length of each part")
+    bench.add_argument("--json", action="store_true")
+    bench.set_defaults(command=_bench)
+
+
+def _add_config(commands: _Subparsers[argparse.ArgumentParser]) -> None:
+    config = commands.add_parser("config", help="check, show or describe the configuration")
+    actions = config.add_subparsers(required=True, metavar="ACTION")
+    for name, command, text in (
+        ("check", _config_check, "list everything that is wrong"),
+        ("show", _config_show, "print the effective values, secrets hidden"),
+    ):
+        action = actions.add_parser(name, help=text)
+        _config_option(action)
+        action.set_defaults(command=command)
+    actions.add_parser("schema", help="print the JSON Schema").set_defaults(command=_config_schema)
+
+
+def _config_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=DEFAULT_CONFIG,
+        metavar="FILE",
+        help=f"default: {DEFAULT_CONFIG}",
+    )
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"found {text}, allowed: a number above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, allowed: a whole number from 1")
+    return value
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _run(args: argparse.Namespace) -> int:
+    from edge_app import appliance, config
+
+    appliance.run(config.load(args.config))
+    return EXIT_OK
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from edge_app.tools import demo
+
+    return demo.run(seconds=args.seconds)
+
+
+def _watch(args: argparse.Namespace) -> int:
+    from edge_app import config
+    from edge_app.tools import watch
+
+    return watch.run(config.load(args.config).mqtt, args.device, seconds=args.seconds)
+
+
+def _classify(args: argparse.Namespace) -> int:
+    from edge_app.tools import classify
+
+    return classify.run(
+        args.images,
+        model=args.model,
+        labels=args.labels,
+        backend=args.backend,
+        top_k=args.top_k,
+        as_json=args.json,
+    )
+
+
+def _models_list(args: argparse.Namespace) -> int:
+    from edge_app.tools import models
+
+    return models.list_models(as_json=args.json)
+
+
+def _models_inspect(args: argparse.Namespace) -> int:
+    from edge_app.tools import inspect
+
+    return inspect.inspect_model(args.model, as_json=args.json, plot=args.plot)
+
+
+def _models_verify(args: argparse.Namespace) -> int:
+    from edge_app.tools import models
+
+    return models.verify(args.model, as_json=args.json)
+
+
+def _models_fetch(args: argparse.Namespace) -> int:
+    from edge_app.tools import models
+
+    return models.fetch(args.model, trust_on_first_use=args.trust_on_first_use)
+
+
+def _models_add(args: argparse.Namespace) -> int:
+    from edge_app.tools import models
+
+    return models.add(args.path, labels=args.labels, images=args.image, name=args.name)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    if args.models:
+        from edge_app.tools import bench_models
+
+        return bench_models.bench_models(args.models, plot=args.plot, as_json=args.json)
+    from edge_app.tools import bench
+
+    return bench.run(seconds=args.seconds, as_json=args.json)
+
+
+def _config_check(args: argparse.Namespace) -> int:
+    from edge_app import config
+
+    config.load(args.config)
+    print(f"{args.config}: fine")
+    return EXIT_OK
+
+
+def _config_show(args: argparse.Namespace) -> int:
+    from edge_app import config
+
+    print(config.show(config.load(args.config)), end="")
+    return EXIT_OK
+
+
+def _config_schema(_args: argparse.Namespace) -> int:
+    import json
+
+    from edge_app import config
+
+    print(json.dumps(config.schema(), indent=2))
+    return EXIT_OK

@@ -1,0 +1,49 @@
+"""The other side of the broker: read what appliances publish. For `watch` and the demo."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from paho.mqtt.enums import MQTTProtocolVersion
+
+from edge_app.errors import EdgeAppError
+from edge_app.publish.link import KEEPALIVE_S, Broker, new_client
+
+Received = tuple[str, bytes]  # topic, payload
+
+
+@contextmanager
+def listening(broker: Broker, filters: list[str]) -> Iterator[queue.SimpleQueue[Received | None]]:
+    """Subscribe to `filters`; yields a queue of what arrives, and None once the link is lost.
+
+    Speaks MQTT 3.1.1, which every broker does. Raises EdgeAppError when the broker is not there.
+    """
+    arrived: queue.SimpleQueue[Received | None] = queue.SimpleQueue()
+
+    def subscribe(client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            arrived.put(None)
+        else:
+            client.subscribe([(filter_, 1) for filter_ in filters])
+
+    client = new_client(broker, MQTTProtocolVersion.MQTTv311)
+    client.on_connect = subscribe
+    client.on_message = lambda _client, _data, message: arrived.put(
+        (message.topic, message.payload)
+    )
+    client.on_disconnect = lambda *_: arrived.put(None)
+    try:
+        client.connect(broker.host, broker.port, KEEPALIVE_S)
+    except OSError as error:
+        raise EdgeAppError(
+            f"broker {broker.host}:{broker.port}: {error}", hint="is it running, and reachable?"
+        ) from error
+    client.loop_start()
+    try:
+        yield arrived
+    finally:
+        client.disconnect()
+        client.loop_stop()

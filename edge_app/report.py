@@ -1,0 +1,140 @@
+"""What the appliance says about itself: its state every window, and what it is, once."""
+
+from __future__ import annotations
+
+import platform
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from edge_app import __version__
+from edge_app.camera.mailbox import Counters
+from edge_app.camera.sources import redacted
+from edge_app.catalog import ModelFiles
+from edge_app.config import Config
+from edge_app.domain import (
+    Accelerator,
+    Engine,
+    Frames,
+    Health,
+    Power,
+    Publisher,
+    Rates,
+    Throttled,
+)
+from edge_app.sensors.process import ProcessMeter
+from edge_app.sensors.thermal import read_thermal
+from edge_app.telemetry import Window
+
+
+class HealthReader:
+    """Turns counters since the start into a report on one window."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        publisher: Publisher,
+        counters: Callable[[], Mapping[str, Counters]],
+    ) -> None:
+        self._engine = engine
+        self._publisher = publisher
+        self._counters = counters
+        self._process = ProcessMeter()
+        self._before = Counters()
+
+    def read(self, window: Window, now_ns: int) -> Health:
+        """Report on `window`, which ends at `now_ns`. What nothing measures is None."""
+        each = self._counters().values()
+        total = Counters(
+            captured=sum(counters.captured for counters in each),
+            dropped=sum(counters.dropped for counters in each),
+            corrupt=sum(counters.corrupt for counters in each),
+        )
+        before, self._before = self._before, total
+        window_s = (now_ns - window.started_ns) / 1e9
+        frames = Frames(
+            captured=total.captured - before.captured,
+            inferred=window.inferred,
+            dropped=total.dropped - before.dropped,
+            gated=0,  # nothing leaves frames out yet
+            corrupt=total.corrupt - before.corrupt,
+        )
+        spool, mqtt = self._publisher.state()
+        return Health(
+            window_s=window_s,
+            backend=self._engine.info.backend,
+            fps=Rates(
+                captured=round(frames.captured / window_s, 2),
+                inferred=round(window.inferred / window_s, 2),
+                published=round(window.published / window_s, 2),
+            ),
+            frames=frames,
+            latency_ms=window.latency_ms(),
+            power=Power(),
+            thermal_c=read_thermal(),
+            throttled=Throttled(),
+            accelerator=Accelerator(),
+            process=self._process.read(),
+            spool=spool,
+            mqtt=mqtt,
+        )
+
+
+class Info(msgspec.Struct):
+    """The payload of the info topic, after its stamp."""
+
+    device: dict[str, str]
+    versions: dict[str, str]
+    boot_id: str
+    backend: str
+    model: dict[str, object]
+    cameras: dict[str, dict[str, object]]
+
+
+def describe(config: Config, files: ModelFiles, engine: Engine) -> Info:
+    return Info(
+        device={
+            "id": config.device.id,
+            "area": config.device.area,
+            "host": socket.gethostname(),
+            "machine": platform.machine(),
+        },
+        versions={
+            "edge_app": __version__,
+            "python": platform.python_version(),
+            "runtime": engine.info.runtime,
+        },
+        boot_id=_boot_id(),
+        backend=engine.info.backend,
+        model=_model(files, engine),
+        cameras={
+            name: {"source": redacted(camera.source), "fps": camera.fps, "crop": camera.crop}
+            for name, camera in config.camera.items()
+        },
+    )
+
+
+def _model(files: ModelFiles, engine: Engine) -> dict[str, object]:
+    known: dict[str, object] = {
+        "name": files.name,
+        "input_px": engine.info.input_px,
+        "classes": engine.info.outputs[0].shape[-1],
+    }
+    if files.passport is not None:
+        known |= {
+            "architecture": files.passport.architecture,
+            "licence": files.passport.licence,
+            "macs": files.passport.macs,
+            "params": files.passport.params,
+            "sha256": files.passport.cpu.sha256,
+        }
+    return known
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,117 @@
+"""`edge-app demo`: the appliance on sample photos with a broker of its own, nothing to set up.
+
+The appliance is `edge-app run` with an ordinary configuration file; the view is `edge-app watch`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from edge_app.catalog import shipped_dir
+from edge_app.errors import EXIT_OK, EdgeAppError
+from edge_app.publish.link import Broker
+from edge_app.tools.watch import watch
+
+_STOP_S = 8.0
+_START_S = 20.0
+_FPS = 2
+
+
+def run(*, seconds: float | None) -> int:
+    """Run the demo until `seconds` have passed or Ctrl-C."""
+    if importlib.util.find_spec("amqtt") is None:
+        raise EdgeAppError(
+            "the demo's broker is not installed", hint="pip install 'edge-app[demo]'"
+        )
+    port = _free_port()
+    notes = Console(stderr=True)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-app-demo-")))
+        notes.print("starting the broker and the appliance ...", style="dim")
+        stack.enter_context(_process("edge_app.tools.demo_broker", str(port)))
+        _wait_for(port)
+        config = folder / "config.toml"
+        config.write_text(configuration(port), encoding="utf-8")
+        appliance = stack.enter_context(_process("edge_app", "run", "--config", str(config)))
+        footer = f"see it from another shell: mosquitto_sub -h 127.0.0.1 -p {port} -t 'edge/#' -v"
+        notes.print(footer, highlight=False, soft_wrap=True)
+        broker = Broker("127.0.0.1", port, "edge-app-demo-view")
+        with contextlib.suppress(KeyboardInterrupt):
+            watch(
+                broker,
+                "edge/demo",
+                seconds=seconds,
+                goes_on=lambda: appliance.poll() is None,
+                footer=footer,
+            )
+        if appliance.poll() is not None:
+            raise EdgeAppError(
+                f"the appliance ended with exit code {appliance.returncode}; it said why above"
+            )
+    return EXIT_OK
+
+
+def configuration(port: int) -> str:
+    """Return the demo's configuration file: sample photos in turn, every result published."""
+    return f"""\
+[device]
+id = "demo"
+
+[camera.samples]
+source = "images:{shipped_dir() / "samples"}"
+fps = {_FPS}
+
+[publish]
+mode = "every"
+
+[mqtt]
+url = "mqtt://127.0.0.1:{port}"
+
+[stats]
+interval_s = 2
+"""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(port: int) -> None:
+    give_up_s = time.monotonic() + _START_S
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError as error:
+            if time.monotonic() > give_up_s:
+                raise EdgeAppError(f"the demo's broker did not start: {error}") from error
+            time.sleep(0.02)  # nothing to wait on: another process is about to listen
+        else:
+            return
+
+
+@contextlib.contextmanager
+def _process(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a module of ours in a process that is gone when the block ends."""
+    # A session of its own, so that Ctrl-C reaches only us and we end the parts in order.
+    process = subprocess.Popen([sys.executable, "-m", module, *arguments], start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,156 @@
+"""`edge-app watch`: what the devices say, live in a terminal or as plain lines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from edge_app.appliance import broker_of
+from edge_app.config import Mqtt
+from edge_app.errors import EXIT_OK, ConfigError, EdgeAppError
+from edge_app.publish.link import Broker
+from edge_app.publish.listen import Received, listening
+
+_REFRESH_S = 0.25
+
+
+@dataclass
+class View:
+    """The last word of every device: its status, its stats, and each camera's result."""
+
+    status: dict[str, str] = field(default_factory=dict)
+    stats: dict[str, dict[str, Any]] = field(default_factory=dict)
+    results: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+
+    def absorb(self, topic: str, payload: bytes) -> dict[str, Any] | None:
+        """Take one message in; returns the record when it is a result. Ignores what is not ours."""
+        *_, device, kind = ["", *topic.split("/")]
+        if kind == "status":
+            self.status[device] = payload.decode(errors="replace")
+            return None
+        try:
+            record = json.loads(payload)
+            if kind == "stats":
+                self.stats[device] = record
+            elif kind == "result":
+                self.results[device, record["camera"]] = record
+                return dict(record)
+        except (ValueError, KeyError, TypeError):
+            return None
+        return None
+
+
+def run(mqtt: Mqtt, device: str, *, seconds: float | None) -> int:
+    """Show `device` ("+": all) of the configured broker until `seconds` have passed or Ctrl-C."""
+    if not mqtt.url:
+        raise ConfigError("mqtt.url is empty: there is no broker to watch", hint="set mqtt.url")
+    broker = broker_of(mqtt, client_id=f"edge-app-watch-{os.getpid()}")
+    with contextlib.suppress(KeyboardInterrupt):
+        watch(broker, f"{mqtt.base}/{device}", seconds=seconds, goes_on=lambda: True)
+    return EXIT_OK
+
+
+def watch(
+    broker: Broker,
+    prefix: str,
+    *,
+    seconds: float | None,
+    goes_on: Callable[[], bool],
+    footer: str = "",
+) -> int:
+    """Show what is below topic `prefix` while `goes_on`; return how many results were seen."""
+    filters = [f"{prefix}/{kind}" for kind in ("status", "stats", "result")]
+    end_s = time.monotonic() + seconds if seconds else float("inf")
+    console = Console()
+    view, seen = View(), 0
+    with listening(broker, filters) as arrived, contextlib.ExitStack() as stack:
+        live = None
+        if console.is_terminal:
+            live = stack.enter_context(Live(console=console, auto_refresh=False))
+        while goes_on() and time.monotonic() < end_s:
+            for topic, payload in _arrivals(arrived):
+                result = view.absorb(topic, payload)
+                seen += result is not None
+                if result is not None and live is None:
+                    _print_line(topic, result, view.stats)
+            if live is not None:
+                live.update(Group(table(view), Text(footer, style="dim")), refresh=True)
+    return seen
+
+
+def _arrivals(arrived: queue.SimpleQueue[Received | None]) -> list[Received]:
+    """Return what has arrived, after waiting for something for at most one refresh."""
+    batch = []
+    with contextlib.suppress(queue.Empty):
+        received = arrived.get(timeout=_REFRESH_S)
+        while True:
+            if received is None:
+                raise EdgeAppError("the broker closed the connection")
+            batch.append(received)
+            received = arrived.get_nowait()
+    return batch
+
+
+def table(view: View) -> Table:
+    """Lay out one row a camera."""
+    result = Table(expand=True)
+    for title in ("device", "camera", "label"):
+        result.add_column(title)
+    for title in ("score", "fps", "p95 ms", "backend"):
+        result.add_column(title, justify="right")
+    for (device, camera), record in sorted(view.results.items()):
+        label, score = best(record)
+        fps, p95_ms = figures(view.stats.get(device))
+        offline = view.status.get(device) == "offline"
+        result.add_row(
+            device,
+            camera,
+            label,
+            score,
+            fps,
+            p95_ms,
+            record["backend"],
+            style="dim strike" if offline else "",
+        )
+    if not view.results:
+        result.add_row("waiting for the first result ...")
+    return result
+
+
+def best(record: dict[str, Any]) -> tuple[str, str]:
+    """Return the leading label and its score as shown."""
+    labels = record["labels"]
+    return (labels[0]["label"], f"{labels[0]['score']:.0%}") if labels else ("(nothing)", "-")
+
+
+def figures(stats: dict[str, Any] | None) -> tuple[str, str]:
+    """Return inferred frames per second and end-to-end p95 as shown."""
+    latency = stats["latency_ms"]["end_to_end"] if stats else None
+    return (
+        f"{stats['fps']['inferred']:.1f}" if stats else "-",
+        f"{latency['p95']:.1f}" if latency else "-",
+    )
+
+
+def _print_line(topic: str, record: dict[str, Any], stats: dict[str, dict[str, Any]]) -> None:
+    device = topic.split("/")[-2]
+    label, score = best(record)
+    fps, p95_ms = figures(stats.get(device))
+    print(
+        f"{record['ts']} {device}/{record['camera']} {label} {score} "
+        f"fps={fps} p95_ms={p95_ms} backend={record['backend']}",
+        flush=True,
+        file=sys.stdout,
+    )
