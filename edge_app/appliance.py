@@ -19,21 +19,22 @@ from edge_app.camera.mailbox import Feed, Mailboxes
 from edge_app.camera.sources import is_lossless, open_camera, stall_bound_s
 from edge_app.catalog import ModelFiles, resolve
 from edge_app.config import CameraConfig, Config, ModelConfig, Mqtt
-from edge_app.domain import Engine, Label, Publisher, Tensor
-from edge_app.errors import EngineError, ModelError
+from edge_app.domain import Engine, Event, Label, Publisher, Tensor
+from edge_app.errors import CameraError, CameraStalled, EngineError
 from edge_app.loop import Job, Loop, Prepared, preparer
 from edge_app.policy import Rules
 from edge_app.publish import wire
 from edge_app.report import HealthReader, describe
 from edge_app.sensors.clock import read_clock
 from edge_app.task import classify
+from edge_app.verify import open_verified
 
 if TYPE_CHECKING:
     from edge_app.publish.link import Broker
 
 log = logging.getLogger(__name__)
 
-FLUSH_S = 4.0  # of the 6 s that SIGTERM may take; closing cameras and the connection take the rest
+SHUTDOWN_S = 4.8  # to end capture and flush; saying goodbye takes the rest of SIGTERM's 6 s
 
 
 def run(config: Config) -> None:
@@ -48,7 +49,9 @@ def run(config: Config) -> None:
         topics = wire.Topics(config.mqtt.base, config.device.id)
         publisher = open_publisher(config, topics)
         stack.callback(publisher.close)
-        mailboxes = stack.enter_context(open_cameras(config.camera, engine.info.input_px))
+        info = describe(config, files, engine)
+        publisher.offer(wire.info_message(topics, info, time.monotonic_ns(), read_clock()))
+        mailboxes = open_cameras(config.camera, engine.info.input_px)
         health = HealthReader(engine, publisher, lambda: mailboxes.counters)
         loop = Loop(mailboxes, engine, publisher, topics, _job(config, files, engine, health))
 
@@ -56,33 +59,47 @@ def run(config: Config) -> None:
             loop.stop()
             mailboxes.wake()
 
-        info = describe(config, files, engine)
-        publisher.offer(wire.info_message(topics, info, time.monotonic_ns(), read_clock()))
         with _on_signals(stop):
-            loop.run()
-            publisher.drain(FLUSH_S)
+            _serve(loop, mailboxes, publisher, topics)
+
+
+def _serve(
+    loop: Loop, mailboxes: Mailboxes[Prepared], publisher: Publisher, topics: wire.Topics
+) -> None:
+    """Run the loop; whatever ends it, stop capture first and then flush, within a bound."""
+    ended_s = 0.0
+    try:
+        with mailboxes:
+            try:
+                loop.run()
+            finally:
+                ended_s = time.monotonic()
+    except (CameraError, EngineError) as error:
+        event = Event(_EVENTS.get(type(error), "engine_failed"), str(error))
+        message = wire.event_message(topics, event, time.monotonic_ns(), read_clock())
+        publisher.offer(message)
+        raise
+    finally:
+        publisher.drain(ended_s + SHUTDOWN_S - time.monotonic())
+
+
+_EVENTS: Mapping[type[Exception], str] = {
+    CameraStalled: "camera_stalled",
+    CameraError: "camera_failed",
+}
 
 
 def open_engine(config: ModelConfig, files: ModelFiles) -> Engine:
-    """Open the configured model on the configured backend. Raises EngineError."""
-    from edge_app.engine.litert import LiteRtEngine
+    """Open the configured model, held to its passport, on the configured backend.
 
+    Raises EngineError when the backend is not there, ModelError when the model is refused.
+    """
     if config.backend == "edgetpu":
         raise EngineError(
             'model.backend is "edgetpu", which this version cannot drive yet',
             hint='set it to "auto" or "cpu"',
         )
-    if files.cpu is None:
-        raise ModelError(
-            f"{files.name} has no file for the CPU",
-            hint=f"edge-app models fetch {files.name}",
-        )
-    return LiteRtEngine(
-        files.cpu,
-        name=files.name,
-        threads=config.threads,
-        runtime=config.runtime,
-    )
+    return open_verified(files, threads=config.threads, runtime=config.runtime)
 
 
 def open_publisher(config: Config, topics: wire.Topics) -> Publisher:
