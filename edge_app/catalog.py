@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 
 import edge_app.models
 from edge_app.errors import ModelError
+from edge_app.files import sha256_of, write_file
 from edge_app.task.classify import load_labels
 from edge_app.validate import nearest
 
@@ -49,25 +50,25 @@ class Golden(Struct, frozen=True, forbid_unknown_fields=True):
 class Passport(Struct, frozen=True, forbid_unknown_fields=True):
     """What a model is and how it must behave.
 
-    `outputs`: how many elements each output has; the first holds the scores. `base_url`: the files
-    are fetched from there; empty: they are where the passport is. `tolerance`: how far a golden
-    score may be off; kernels of different runtimes differ by up to about 20 of 256 steps.
+    `dtype`: of the input. `outputs`: how many elements each output has; the first holds the
+    scores. `base_url`: the files are fetched from there; empty: they are where the passport is.
+    `tolerance`: how far a golden score may be off; kernels of different runtimes differ by up to
+    about 20 of 256 steps.
     """
 
     task: Literal["classify"]
-    architecture: str
     input_px: tuple[Size, Size]
     dtype: Literal["int8", "uint8"]
     outputs: Annotated[tuple[Size, ...], Meta(min_length=1)]
-    macs: Count
-    params: Count
-    licence: str
-    source: str
     cpu: ModelFile
     labels: ModelFile
     edgetpu: ModelFile | None = None
     base_url: Annotated[str, Meta(pattern=r"^(https?://.+/)?\Z")] = ""
-    note: str = ""
+    architecture: str = ""
+    macs: Count | None = None
+    params: Count | None = None
+    licence: str = ""
+    source: str = ""
     tolerance: Score = 0.1
     golden: tuple[Golden, ...] = ()
 
@@ -155,13 +156,18 @@ def known_sha256(file: ModelFile, path: Path) -> str:
     if file.sha256:
         return file.sha256
     try:
-        return sidecar(path).read_text(encoding="ascii").split()[0]
+        return _sidecar(path).read_text(encoding="ascii").split()[0]
     except (OSError, UnicodeDecodeError, IndexError):
         return ""
 
 
-def sidecar(path: Path) -> Path:
-    """Where the hash of a file trusted on first use is kept, in the format of `sha256sum`."""
+def remember_sha256(path: Path) -> None:
+    """Hold the file at `path`, trusted on its first use, to what it is now."""
+    write_file(_sidecar(path), f"{sha256_of(path)}  {path.name}\n".encode())
+
+
+def _sidecar(path: Path) -> Path:
+    # In the format of `sha256sum`, so that a person can check it, too.
     return path.with_name(f"{path.name}.sha256")
 
 

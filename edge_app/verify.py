@@ -8,7 +8,7 @@ crash the runtime and has a shape the appliance can use; that its answers are ri
 
 from __future__ import annotations
 
-import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edge_app.catalog import ModelFile, ModelFiles, Passport, known_sha256
 from edge_app.domain import EngineInfo
 from edge_app.errors import EdgeAppError, ModelError
+from edge_app.files import sha256_of
 from edge_app.task.classify import fit_labels, scores
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ def open_verified(
         reasons = [fault.message for fault in faults] or ["it has no CPU twin, only an Edge TPU's"]
         raise ModelError(
             f"model {files.name} is refused: {'; '.join(reasons)}",
-            hint=f"edge-app models fetch {files.name}"
+            hint=f"`edge-app models fetch {files.name}` gets its files anew"
             if files.passport and files.passport.base_url
-            else "`edge-app models verify` checks it again once it is replaced",
+            else "put good files in their place, or name another model",
         )
     return engine
 
@@ -76,14 +77,8 @@ def check_files(files: ModelFiles) -> list[Fault]:
             faults += _identity(file, path) if file and path else []
     for path, compiled in ((files.cpu, False), (files.edgetpu, True)):
         if path is not None and not faults:
-            faults += _kind(path, compiled=compiled)
+            faults += check_kind(path, compiled=compiled)
     return faults
-
-
-def sha256_of(path: Path) -> str:
-    """The file's SHA-256, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _identity(file: ModelFile, path: Path) -> list[Fault]:
@@ -105,7 +100,8 @@ def _identity(file: ModelFile, path: Path) -> list[Fault]:
     return []
 
 
-def _kind(path: Path, *, compiled: bool) -> list[Fault]:
+def check_kind(path: Path, *, compiled: bool) -> list[Fault]:
+    """Whether the file is a model, and `compiled` for the Edge TPU when it should be."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -138,7 +134,7 @@ def _examine(
     faults = _labels(files, engine.info)
     if files.passport:
         faults = (
-            _structure(files.passport, engine.info)
+            check_structure(files.passport, engine)
             or faults
             or _golden(files, files.passport, engine)
         )
@@ -148,7 +144,8 @@ def _examine(
     return [], engine
 
 
-def _structure(passport: Passport, engine: LiteRtEngine) -> list[Fault]:
+def check_structure(passport: Passport, engine: LiteRtEngine) -> list[Fault]:
+    """Whether the graph is full-integer, and takes and gives what the passport says."""
     info = engine.info
     width, height = passport.input_px
     faults = []
@@ -159,12 +156,9 @@ def _structure(passport: Passport, engine: LiteRtEngine) -> list[Fault]:
             f"input is {info.input.dtype} {list(info.input.shape)}, its passport says "
             f"{passport.dtype} {[1, height, width, 3]}"
         )
-    found = [(spec.dtype, int(np.prod(spec.shape))) for spec in info.outputs]
-    if found != [(passport.dtype, size) for size in passport.outputs]:
-        faults.append(
-            f"outputs are {', '.join(f'{dtype} of {size}' for dtype, size in found)}, its "
-            f"passport says {passport.dtype} of {list(passport.outputs)}"
-        )
+    found = tuple(math.prod(spec.shape) for spec in info.outputs)
+    if found != passport.outputs:
+        faults.append(f"outputs have {found} elements, its passport says {passport.outputs}")
     return [Fault("structure", fault) for fault in faults]
 
 
@@ -172,7 +166,7 @@ def _labels(files: ModelFiles, info: EngineInfo) -> list[Fault]:
     if not files.labels:
         return []
     try:
-        fit_labels(files.labels, int(np.prod(info.outputs[0].shape)))
+        fit_labels(files.labels, math.prod(info.outputs[0].shape))
     except ModelError as error:
         return [Fault("labels", str(error))]
     return []

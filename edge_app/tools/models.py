@@ -1,0 +1,235 @@
+"""`edge-app models list / fetch / verify / add`. `inspect` has a module of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+from rich.table import Table
+
+from edge_app.catalog import (
+    TWIN_SUFFIX,
+    ModelFile,
+    ModelFiles,
+    added,
+    catalogue,
+    files_dir,
+    installed_dir,
+    known_sha256,
+    passport,
+    remember_sha256,
+    resolve,
+)
+from edge_app.errors import EXIT_OK, EXIT_UNAVAILABLE, ModelError, UsageError
+from edge_app.files import sha256_of
+from edge_app.tools import fetch as download
+from edge_app.verify import Fault, check_files, check_kind, open_verified, verify_model
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def list_models(*, as_json: bool = False) -> int:
+    """Print every model of the catalogue and of one's own."""
+    records = [_describe(name) for name in (*catalogue(), *added())]
+    if as_json:
+        print("\n".join(json.dumps(record, ensure_ascii=False) for record in records))
+        return EXIT_OK
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)  # 80 columns, just
+    for heading in ("NAME", "TASK", "SIZE", "MACS", "PARAMS", "TPU", "INSTALLED", "VERIFIED"):
+        table.add_column(heading, overflow="fold")
+    for record in records:
+        table.add_row(*_row(record))
+    Console().print(table)
+    return EXIT_OK
+
+
+def verify(model: str | None = None, *, as_json: bool = False) -> int:
+    """Hold one model, or every installed one, to its passport. Returns 69 when any fails.
+
+    Raises ModelError when `model` is unknown or not installed.
+    """
+    if model:
+        found = [resolve(model)]
+    else:
+        found = [files for name in (*catalogue(), *added()) if (files := _installed(name))]
+    failed = False
+    for files in found:
+        start_ns = time.monotonic_ns()
+        faults = verify_model(files)
+        failed |= bool(faults)
+        _report(files, faults, (time.monotonic_ns() - start_ns) / 1e6, as_json=as_json)
+    return EXIT_UNAVAILABLE if failed else EXIT_OK
+
+
+def fetch(model: str, *, trust_on_first_use: bool = False, source: str = "") -> int:
+    """Download the files of a catalogued model that are not here yet, and verify it.
+
+    `source`, a URL or a folder, takes the place of the catalogue's address: for a mirror, or a
+    machine without a network. Raises ModelError, FetchError.
+    """
+    found, folder = passport(model)
+    if not found.base_url:
+        print(f"{model} is here already: it was not downloaded, so there is nothing to fetch")
+        return EXIT_OK
+    home = files_dir(found, folder)
+    unknown = [file.file for file in found.files if not known_sha256(file, home / file.file)]
+    if unknown and not trust_on_first_use:
+        raise ModelError(
+            f"the catalogue has no hash for {', '.join(unknown)}, so a wrong file would pass",
+            hint="--trust-on-first-use accepts what comes now, and holds it to that from then on",
+        )
+    base_url = _base_url(source) if source else found.base_url
+    with Progress(
+        "{task.description}",
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as progress:
+        for file in found.files:
+            _fetch_file(file, base_url + file.file, home / file.file, progress)
+    return verify(model)
+
+
+def add(path: Path, *, labels: Path, images: Sequence[Path], name: str | None = None) -> int:
+    """Copy a model with its Edge TPU twin, labels and golden images, and write its passport.
+
+    One of the same name added earlier is replaced. Raises ModelError with the reason when the
+    model cannot be relied on, UsageError when it cannot be called `name`.
+    """
+    from edge_app.tools.passports import install_model, write_passport
+
+    files = resolve(str(path), str(labels))
+    name = name or files.name
+    if not _NAME.fullmatch(name) or name in catalogue():
+        raise UsageError(
+            f"a model cannot be called {name!r}",
+            hint="--name takes letters, digits, '.', '_' and '-', and no name of the catalogue",
+        )
+    own = replace(files, name=name)
+    pictures = {
+        f"{name}.golden-{number}{image.suffix.lower()}": image
+        for number, image in enumerate(images, start=1)
+    }
+    engine = open_verified(own)
+    try:
+        written = write_passport(own, labels, engine, pictures)
+    finally:
+        engine.close()
+    install_model(installed_dir(), written, own, {**pictures, written.labels.file: labels})
+    return verify(name)
+
+
+def _base_url(source: str) -> str:
+    if "://" not in source:
+        return Path(source).resolve().as_uri() + "/"
+    if not source.startswith(("http://", "https://", "file://")):
+        raise UsageError(f"--from {source}: a folder or an http(s) address is allowed")
+    return source.rstrip("/") + "/"
+
+
+def _fetch_file(file: ModelFile, url: str, target: Path, progress: Progress) -> None:
+    expected = known_sha256(file, target)
+    if expected and target.is_file() and sha256_of(target) == expected:
+        return
+    task = progress.add_task(file.file, total=file.bytes or None)
+
+    def show(done: int, total: int) -> None:
+        progress.update(task, completed=done, total=total or None)
+
+    download.fetch(
+        url,
+        target,
+        sha256=expected,
+        size_bytes=file.bytes,
+        check=None if expected else _trial,
+        progress=show,
+    )
+    if not expected:
+        remember_sha256(target)
+
+
+def _trial(path: Path) -> None:
+    """Refuse a file nobody vouches for when it is no model, or crashes the runtime."""
+    from edge_app.engine.trial import try_model
+
+    compiled = TWIN_SUFFIX in path.name
+    for fault in check_kind(path, compiled=compiled):
+        raise ModelError(fault.message, hint="nothing was installed")
+    if not compiled:
+        try_model(path)
+
+
+def _installed(name: str) -> ModelFiles | None:
+    """The model's files; None when it was not fetched."""
+    found, folder = passport(name)
+    return resolve(name) if (files_dir(found, folder) / found.cpu.file).is_file() else None
+
+
+def _describe(name: str) -> dict[str, Any]:
+    """What `list` says of one model. `verified`: its files have their hashes; null: not here."""
+    try:
+        found, _ = passport(name)
+        files = _installed(name)
+    except ModelError as error:  # its passport, or a file that goes with it, is damaged
+        return {"name": name, "installed": True, "verified": False, "faults": [str(error)]}
+    faults = check_files(files) if files else []
+    return {
+        "name": name,
+        "task": found.task,
+        "input_px": list(found.input_px),
+        "macs": found.macs,
+        "params": found.params,
+        "edgetpu": "none" if not found.edgetpu else "here" if files and files.edgetpu else "known",
+        "licence": found.licence,
+        "source": found.source,
+        "installed": files is not None,
+        "verified": not faults if files else None,
+        "faults": [fault.message for fault in faults],
+    }
+
+
+def _row(record: dict[str, Any]) -> tuple[str, ...]:
+    if "task" not in record:
+        return (record["name"], "", "", "", "", "", "yes", "NO")
+    return (
+        record["name"],
+        record["task"],
+        "x".join(str(side) for side in record["input_px"]),
+        _millions(record["macs"]),
+        _millions(record["params"]),
+        record["edgetpu"],
+        "yes" if record["installed"] else "-",
+        {True: "yes", False: "NO", None: "-"}[record["verified"]],
+    )
+
+
+def _millions(count: int | None) -> str:
+    return "?" if count is None else f"{count / 1e6:.3g}M"
+
+
+def _report(files: ModelFiles, faults: Sequence[Fault], took_ms: float, *, as_json: bool) -> None:
+    golden = len(files.passport.golden) if files.passport else 0
+    if as_json:
+        record = {
+            "name": files.name,
+            "ok": not faults,
+            "faults": [asdict(fault) for fault in faults],
+            "golden_images": golden,
+            "took_ms": round(took_ms, 1),
+        }
+        print(json.dumps(record, ensure_ascii=False))
+        return
+    if not faults:
+        images = f"{golden} golden images" if golden else "no golden images recorded"
+        print(f"{files.name}: as its passport says ({images}, {took_ms:.0f} ms)")
+    for fault in faults:
+        print(f"{files.name}: REFUSED, {fault.check}: {fault.message}")
