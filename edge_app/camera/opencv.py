@@ -19,11 +19,6 @@ from edge_app.domain import Frame, Pixels
 from edge_app.errors import CameraEnded, CameraError, CameraStalled
 
 RTSP_TIMEOUT_S = 5.0
-# OpenCV reads these when FFmpeg is first used; what is set already was set by the user.
-_FFMPEG = {
-    "OPENCV_FFMPEG_LOGLEVEL": "-8",  # AV_LOG_QUIET: it logs addresses with their passwords
-    "OPENCV_FFMPEG_CAPTURE_OPTIONS": "rtsp_transport;tcp",  # over UDP, loss shows as grey smears
-}
 
 
 class _LiveCamera:
@@ -41,7 +36,7 @@ class _LiveCamera:
         raise NotImplementedError
 
     def __enter__(self) -> Self:
-        _prepare_opencv()
+        silence_opencv()
         self._interrupted.clear()
         self._seq = 0
         self._capture = self._open()
@@ -139,6 +134,8 @@ class RtspCamera(_LiveCamera):
         self._timeout_s = timeout_s
 
     def _open(self) -> cv2.VideoCapture:
+        # The only way to tell OpenCV's FFmpeg. Over UDP, losses would show as grey smears.
+        os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp")
         timeout_ms = int(self._timeout_s * 1000)
         started_ns = time.monotonic_ns()
         capture = cv2.VideoCapture(
@@ -187,7 +184,7 @@ class ClipCamera:
         self._seq = 0
 
     def __enter__(self) -> Self:
-        _prepare_opencv()
+        silence_opencv()
         self._pacer.restart()
         self._pending = None
         self._seq = 0
@@ -257,12 +254,6 @@ class ClipCamera:
             f"camera {self._name}: {self._clip} is no video that can be decoded",
             hint="ffprobe says what it is; an MP4 with H.264 or MJPEG works",
         )
-
-
-def _prepare_opencv() -> None:
-    silence_opencv()
-    for key, value in _FFMPEG.items():
-        os.environ.setdefault(key, value)
 
 
 def _rgb(bgr: cv2.typing.MatLike) -> Pixels:
