@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -51,13 +52,16 @@ def _check_rtsp(url: str) -> None:
 def redacted(source: str) -> str:
     """Return the source as it may be shown: of an RTSP address the host and port alone.
 
-    Cheap cameras take the password in the path or the query, so neither is shown.
+    Cheap cameras take the password in the path or the query, so neither is shown; nor is a host
+    that may be the first half of a password with a slash in it.
     """
     scheme, _, rest = source.partition(":")
     if scheme not in ("rtsp", "rtsps"):
         return source
-    host = rest.removeprefix("//").rsplit("@", 1)[-1].partition("/")[0].partition("?")[0]
-    return f"{scheme}://{host}/..."
+    authority, *tail = re.split(r"[/?#]", rest.removeprefix("//"), maxsplit=1)
+    if any("@" in part for part in tail):
+        return f"{scheme}://..."
+    return f"{scheme}://{authority.rpartition('@')[2]}/..."
 
 
 def is_lossless(source: str, *, fps: float, loop: bool) -> bool:
