@@ -42,7 +42,7 @@ def list_models(*, as_json: bool = False) -> int:
         print("\n".join(json.dumps(record, ensure_ascii=False) for record in records))
         return EXIT_OK
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)  # 80 columns, just
-    for heading in ("NAME", "TASK", "SIZE", "MACS", "PARAMS", "TPU", "INSTALLED", "VERIFIED"):
+    for heading in ("NAME", "TASK", "PX", "MACS", "PARAMS", "TPU", "INSTALLED", "VERIFIED"):
         table.add_column(heading, overflow="fold")
     for record in records:
         table.add_row(*_row(record))
@@ -203,13 +203,17 @@ def _row(record: dict[str, Any]) -> tuple[str, ...]:
     return (
         record["name"],
         record["task"],
-        "x".join(str(side) for side in record["input_px"]),
+        _size(*record["input_px"]),
         _millions(record["macs"]),
         _millions(record["params"]),
         record["edgetpu"],
         "yes" if record["installed"] else "-",
         {True: "yes", False: "NO", None: "-"}[record["verified"]],
     )
+
+
+def _size(width_px: int, height_px: int) -> str:
+    return str(width_px) if width_px == height_px else f"{width_px}x{height_px}"
 
 
 def _millions(count: int | None) -> str:

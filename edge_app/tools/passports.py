@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from edge_app.catalog import Golden, ModelFile, ModelFiles, Passport
+from edge_app.catalog import (
+    Golden,
+    ModelFile,
+    ModelFiles,
+    Passport,
+    catalogue,
+    resolve,
+    shipped_dir,
+)
 from edge_app.engine.litert import LiteRtEngine
 from edge_app.errors import ModelError
 from edge_app.files import sha256_of, write_file
 from edge_app.task.classify import decode, scores
 from edge_app.task.image import fit, read_image
-from edge_app.verify import check_structure
+from edge_app.verify import check_structure, open_verified
 
 TOP_K = 3
 THRESHOLD = 0.05  # a class below says nothing about the model
@@ -75,18 +84,22 @@ def _golden(engine: LiteRtEngine, path: Path, name: str) -> Golden:
     return Golden(image=name, top=tuple((label.index, label.score) for label in best))
 
 
-def to_toml(passport: Passport) -> str:
-    """The passport as a TOML document."""
+def to_toml(passport: Passport, table: str = "") -> str:
+    """The passport as a TOML document, or as a `table` of one. What is not known is left out."""
     plain = msgspec.to_builtins(passport)
     golden = plain.pop("golden")
-    lines = [f"{key} = {_inline(value)}" for key, value in plain.items() if value is not None]
+    lines = [f"[{table}]"] if table else []
+    lines += [
+        f"{key} = {_inline(value)}" for key, value in plain.items() if value not in ("", None)
+    ]
     for entry in golden:
-        lines += ["", "[[golden]]", *(f"{key} = {_inline(value)}" for key, value in entry.items())]
+        lines += ["", f"[[{table}.golden]]" if table else "[[golden]]"]
+        lines += [f"{key} = {_inline(value)}" for key, value in entry.items()]
     return "\n".join(lines) + "\n"
 
 
 def _inline(value: object) -> str:
-    if isinstance(value, dict):
+    if isinstance(value, dict):  # a file: on one line
         return "{ " + ", ".join(f"{key} = {_inline(item)}" for key, item in value.items()) + " }"
     # JSON's texts, numbers and lists are TOML's, too.
     return json.dumps(value, ensure_ascii=False)
@@ -117,3 +130,28 @@ def install_model(
             f"{error.filename}: {error.strerror}",
             hint="EDGE_APP_MODELS_DIR says where models go; root may write the system's place",
         ) from error
+
+
+def _shipped(name: str) -> str:
+    """The catalogue's entry for the model that ships, with all sample photos as golden images."""
+    folder, old = shipped_dir(), catalogue()[name]
+    files = resolve(str(folder / old.cpu.file), str(folder / old.labels.file))
+    photos = {f"samples/{path.name}": path for path in sorted(folder.glob("samples/*.jpg"))}
+    engine = open_verified(files)
+    new = write_passport(files, folder / old.labels.file, engine, photos)
+    return to_toml(
+        msgspec.structs.replace(
+            new,
+            labels=model_file(folder / old.labels.file),
+            architecture=old.architecture,
+            macs=old.macs,
+            params=old.params,
+            licence=old.licence,
+            source=old.source,
+        ),
+        f'model."{name}"',
+    )
+
+
+if __name__ == "__main__":
+    print(_shipped(*sys.argv[1:]))
