@@ -129,6 +129,8 @@ def decode(data: bytes, cover_px: tuple[int, int]) -> Pixels | None:
         divisor = reduction(size_px, cover_px)
     elif data.startswith(_PNG) and _PNG_END not in data:
         return None  # libpng would write to stderr about it
+    elif data.startswith(b"BM") and len(data) < int.from_bytes(data[2:6], "little"):
+        return None  # OpenCV 4 would fill up the rest
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[divisor])
     except cv2.error:

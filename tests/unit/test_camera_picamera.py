@@ -42,9 +42,9 @@ def test_covering_size_covers_keeps_aspect_and_is_even(
     even = [length - length % 2 for length in size_px]
     assert width >= min(cover_px[0], even[0])
     assert height >= min(cover_px[1], even[1])
-    scale = max(width / size_px[0], height / size_px[1])
-    assert abs(width - scale * size_px[0]) <= 3
-    assert abs(height - scale * size_px[1]) <= 3
+    scale = min(1, max(cover_px[0] / size_px[0], cover_px[1] / size_px[1]))
+    assert abs(width - scale * size_px[0]) <= 2
+    assert abs(height - scale * size_px[1]) <= 2
 
 
 def test_frame_duration_stays_within_what_the_camera_lists() -> None:
