@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from edge_app.errors import EdgeAppError
+from edge_app.errors import EdgeAppError, ModelError
 from edge_app.models.builder import build, fetch
 from edge_app.models.builder import calibrate as calibration
 from edge_app.models.builder.evaluate import Evaluation, evaluate
@@ -146,15 +146,21 @@ def _evaluate(wheel: Path | None, console: Console) -> None:
 
 def _show(evaluation: Evaluation, photos: int, pictures: int) -> None:
     table = Table(title=f"int8 against float32: {photos} held-out photos, {pictures} pictures")
-    for column in ("float confidence", "pictures", "same top-1", "share"):
+    for column in ("float confidence", "pictures", "same top-1", "share", "wanted"):
         table.add_column(column, justify="right")
     for row in evaluation.agreements:
         table.add_row(
-            f"> {row.confidence}", str(row.pictures), str(row.same), f"{100 * row.share:.1f} %"
+            f"> {row.confidence}",
+            str(row.pictures),
+            str(row.same),
+            f"{row.share:.1%}",
+            f"{row.wanted:.0%}" if row.wanted else "",
         )
     console = Console()
     console.print(table)
     console.print(f"median cosine of the embeddings: {evaluation.embedding_cosine:.4f}")
+    if any(row.share < row.wanted for row in evaluation.agreements):
+        raise ModelError("the int8 model agrees too little with the float network")
 
 
 def _random(names: list[str], output: Path, console: Console) -> None:

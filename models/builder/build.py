@@ -7,12 +7,8 @@ import tomllib
 from pathlib import Path
 
 from edge_app.errors import ModelError
-from edge_app.models.builder.network import (
-    EMBEDDING,
-    PROBABILITIES,
-    by_name,
-    mobilenet_v2,
-)
+from edge_app.models.builder.blocks import EMBEDDING, PROBABILITIES
+from edge_app.models.builder.network import by_name, mobilenet_v2
 from edge_app.models.builder.quantisation import Quantisation, read_quantisation
 from edge_app.models.builder.quantise import encode_float, encode_int8
 from edge_app.models.builder.tflite import write_model

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_app.models.builder.blocks import LOGITS, PROBABILITIES, Kind, Layer
 from edge_app.models.builder.correct import bias_corrections
 from edge_app.models.builder.equalise import equalised, joined_outputs
 from edge_app.models.builder.interpreter import run_model
-from edge_app.models.builder.network import LOGITS, PROBABILITIES, Kind, Layer, Network
+from edge_app.models.builder.network import Network
 from edge_app.models.builder.quantisation import Quantisation, rounded
 from edge_app.models.builder.quantise import as_int8, encode_float, scale_and_zero_point
 from edge_app.models.builder.reference import Activations, real_input

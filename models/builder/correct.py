@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_app.models.builder.network import INPUT, Layer, Network
+from edge_app.models.builder.blocks import INPUT, Layer
+from edge_app.models.builder.network import Network
 from edge_app.models.builder.quantisation import rounded
 from edge_app.models.builder.quantise import activation_codes, as_int8, encode_kernel
 from edge_app.models.builder.reference import Activations, linear, real_input, relu6, run_layer

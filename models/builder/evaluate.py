@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_app.models.builder.network import EMBEDDING, PROBABILITIES
+from edge_app.models.builder.blocks import EMBEDDING, PROBABILITIES
+
+_WANTED = {0.5: 0.95, 0.3: 0.88}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,11 @@ class Agreement:
     confidence: float
     pictures: int
     same: int
+
+    @property
+    def wanted(self) -> float:
+        """The share that a shipped model must reach."""
+        return _WANTED.get(self.confidence, 0.0)
 
     @property
     def share(self) -> float:
@@ -35,14 +41,13 @@ class Evaluation:
 def evaluate(
     exact: dict[str, NDArray[np.float32]],
     rough: dict[str, NDArray[np.float32]],
-    confidences: Sequence[float] = (0.5, 0.3, 0.0),
 ) -> Evaluation:
     """Compare outputs for the same pictures: `probabilities` and `embedding`, `n x values`."""
     best, found = exact[PROBABILITIES].argmax(1), rough[PROBABILITIES].argmax(1)
     sure = exact[PROBABILITIES].max(1)
     agreements = [
         Agreement(limit, int((sure > limit).sum()), int((best == found)[sure > limit].sum()))
-        for limit in confidences
+        for limit in (*_WANTED, 0.0)
     ]
     left, right = exact[EMBEDDING], rough[EMBEDDING]
     lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)

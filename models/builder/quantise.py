@@ -10,15 +10,16 @@ specification.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_app.errors import ModelError
+from edge_app.models.builder.blocks import INPUT, PROBABILITIES, Layer
 from edge_app.models.builder.equalise import equalised
-from edge_app.models.builder.network import INPUT, PROBABILITIES, Layer, Network
+from edge_app.models.builder.network import Network
 from edge_app.models.builder.quantisation import Quantisation
 from edge_app.models.builder.weights import Weights
 
@@ -30,14 +31,17 @@ PROBABILITY_SCALE, PROBABILITY_ZERO_POINT = 1 / 256, -128
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A constant as stored; `scale` has one element, or one per index of dimension `axis`."""
+    """A constant as stored.
+
+    `scale` has one element, or one per index of dimension `axis`, or none: not quantised.
+    """
 
     values: NDArray[Any]
-    scale: NDArray[np.float32] | None = None
+    scale: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
     axis: int = 0
 
     def real(self) -> NDArray[np.float64]:
-        if self.scale is None:
+        if not self.scale.size:
             return self.values.astype(np.float64)
         shape = [1] * self.values.ndim
         shape[self.axis] = -1
@@ -138,6 +142,6 @@ def encode_kernel(
 
 
 def _encode_bias(bias: NDArray[np.float64], input_scale: float, kernel: Encoded) -> Encoded:
-    scale = np.float64(input_scale) * (np.float32(1) if kernel.scale is None else kernel.scale)
+    scale = input_scale * kernel.scale.astype(np.float64)
     codes = np.clip(np.round(bias / scale), -(2**31), 2**31 - 1)
-    return Encoded(codes.astype(np.int32), np.asarray(scale, np.float32))
+    return Encoded(codes.astype(np.int32), scale.astype(np.float32))

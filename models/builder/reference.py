@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_app.models.builder.network import INPUT, Layer, Network
+from edge_app.models.builder.blocks import INPUT, Layer
+from edge_app.models.builder.network import Network
 from edge_app.models.builder.weights import LayerWeights, Weights
 
 Activations = NDArray[np.float32]

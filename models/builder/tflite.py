@@ -14,7 +14,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from edge_app.models.builder.network import INPUT, Layer, same_padding_px
+from edge_app.models.builder.blocks import INPUT, Layer, same_padding_px
 from edge_app.models.builder.quantise import Encoded, EncodedNetwork
 
 _FILE_IDENTIFIER = b"TFL3"
@@ -137,7 +137,7 @@ class _Graph:
     def constant(self, name: str, encoded: Encoded) -> int:
         values = encoded.values
         quantisation = None
-        if encoded.scale is not None:
+        if encoded.scale.size:
             quantisation = _quantisation(encoded.scale, axis=encoded.axis)
         number = self._tensor(name, values.shape, values.dtype, quantisation)
         self._subgraph.tensors[number].buffer = self._buffer(values.tobytes())

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_app.errors import ModelError
+from edge_app.models.builder.blocks import LOGITS, Layer
 from edge_app.models.builder.checkpoint import read_checkpoint
-from edge_app.models.builder.network import LOGITS, Layer, Network
+from edge_app.models.builder.network import Network
 
 Array = NDArray[np.float64]
 
@@ -54,8 +55,8 @@ def imagenet_weights(network: Network, checkpoint: bytes) -> dict[str, LayerWeig
     tensors = read_checkpoint(checkpoint)
     weights: dict[str, LayerWeights] = {}
     for layer, (kernel, norm) in zip(_convolutions(network), _names(network), strict=True):
-        weights[layer.name] = _fold(tensors, kernel, norm, layer)
-    weights["stem"] = _take_pixels(weights["stem"])
+        weights[layer.name] = fold_batch_norm(tensors, kernel, norm, layer)
+    weights["stem"] = take_pixels(weights["stem"])
     weights[LOGITS] = LayerWeights(
         tensors["classifier.1.weight"].astype(np.float64),
         tensors["classifier.1.bias"].astype(np.float64),
@@ -118,7 +119,7 @@ def _names(network: Network) -> list[tuple[str, str]]:
     return [*names, ("features.18.0", "features.18.1")]
 
 
-def _fold(
+def fold_batch_norm(
     tensors: Mapping[str, NDArray[Any]], kernel: str, norm: str, layer: Layer
 ) -> LayerWeights:
     """Batch norm `g * (x - mean) / sqrt(variance + epsilon) + b`, into its convolution."""
@@ -133,7 +134,7 @@ def _fold(
     return LayerWeights(np.ascontiguousarray(scaled.transpose(axes)), bias)
 
 
-def _take_pixels(stem: LayerWeights) -> LayerWeights:
+def take_pixels(stem: LayerWeights) -> LayerWeights:
     """Let the stem take `(pixel - 128) / 128` instead of the trained normalisation.
 
     The sum is exact (`math.fsum`), so that every machine gets the same bits.

@@ -7,18 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_app.errors import ModelError
-from edge_app.models.builder.network import (
+from edge_app.models.builder.blocks import (
     INPUT,
     Layer,
-    Network,
-    by_name,
     depthwise_3x3,
     inverted_residual,
-    mobilenet_v1,
-    mobilenet_v2,
     pointwise_1x1,
     same_padding_px,
     standard_3x3,
+)
+from edge_app.models.builder.network import (
+    Network,
+    by_name,
+    mobilenet_v1,
+    mobilenet_v2,
     with_standard_convolutions,
 )
 
