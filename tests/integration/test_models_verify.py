@@ -75,6 +75,14 @@ def test_an_added_model_is_as_its_passport_says(colour: ModelFiles) -> None:
     engine.close()
 
 
+def test_the_shipped_model_is_as_its_passport_says() -> None:
+    name = "mobilenet_v2_1.0_224"
+    golden = catalog.catalogue()[name].golden
+    assert len(golden) >= 6
+    assert all(entry.top[0][1] > 0.5 for entry in golden)
+    assert models.verify(name) == EXIT_OK
+
+
 @MANY
 @given(position=st.integers(0, 1 << 20), bit=st.integers(0, 7), which=st.booleans())
 def test_a_flipped_bit_is_refused(colour: ModelFiles, position: int, bit: int, which: bool) -> None:
