@@ -79,19 +79,19 @@ class LiteRtEngine:
                     f"{path}: the interpreter refuses it: {_first_line(said() or str(error))}",
                     hint="check the file against its source (sha256), or fetch it again",
                 ) from error
-        inputs = [_spec(detail) for detail in self._interpreter.get_input_details()]
+        inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
-        self._input_index: int = self._interpreter.get_input_details()[0]["index"]
-        self._output_indices: list[int] = [detail["index"] for detail in outputs]
         self._info = EngineInfo(
             model=name or path.stem,
             backend="cpu",
             runtime=runtime_name,
             device="",
             threads=threads,
-            input=_check_input(path, inputs),
-            outputs=tuple(_spec(detail) for detail in outputs),
+            input=_check_input(path, [_spec(detail) for detail in inputs]),
+            outputs=_check_outputs(path, [_spec(detail) for detail in outputs]),
         )
+        self._input_index: int = inputs[0]["index"]
+        self._output_indices: list[int] = [detail["index"] for detail in outputs]
         self._offset = np.uint8(_CODE_OFFSET[self._info.input.dtype])
 
     @property
@@ -157,7 +157,10 @@ def _refuse_compiled(path: Path, interpreter: Any) -> None:
 
 def _check_input(path: Path, inputs: Sequence[TensorSpec]) -> TensorSpec:
     if len(inputs) != 1:
-        raise ModelError(f"{path}: {len(inputs)} inputs; a picture model has exactly one")
+        raise ModelError(
+            f"{path}: {len(inputs)} inputs; a picture model has exactly one",
+            hint="give a model that takes one picture, such as `edge-app models list` shows",
+        )
     spec = inputs[0]
     if spec.dtype not in _INPUT_DTYPES:
         raise ModelError(
@@ -170,6 +173,16 @@ def _check_input(path: Path, inputs: Sequence[TensorSpec]) -> TensorSpec:
             hint="convert the model with a static shape, batch 1 and RGB input",
         )
     return spec
+
+
+def _check_outputs(path: Path, outputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    shapes = [list(spec.shape) for spec in outputs]
+    if not shapes or not all(shape and shape[0] == 1 and min(shape) >= 1 for shape in shapes):
+        raise ModelError(
+            f"{path}: output shapes are {shapes}; one or more are wanted, each [1, ...] and fixed",
+            hint="convert the model with static shapes and batch 1",
+        )
+    return tuple(outputs)
 
 
 def _spec(detail: Mapping[str, Any]) -> TensorSpec:

@@ -1,0 +1,111 @@
+"""Real brokers on loopback: mosquitto, and amqtt, which knows no MQTT 5."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+_START_S = 20.0
+
+
+class Mosquitto:
+    """A mosquitto of its own port and folder; it remembers nothing from one start to the next."""
+
+    def __init__(self, folder: Path, options: Sequence[str] = ("allow_anonymous true",)) -> None:
+        """Prepare. `options` are lines for its configuration, after the listener's."""
+        self.port = free_port()
+        self._config = folder / "mosquitto.conf"
+        self._config.write_text(
+            # Root's mosquitto would become a user that cannot read the test's folder.
+            "\n".join(["user root", f"listener {self.port} 127.0.0.1", *options, ""])
+        )
+        self._log = folder / "mosquitto.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start, and return once it listens."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [_program(), "-c", self._config], stdout=log, stderr=subprocess.STDOUT
+            )
+        wait_until_open(self.port, self._process)
+
+    def kill(self) -> None:
+        """End it as a crash would: no goodbye to anyone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def log(self) -> str:
+        """Return everything it has logged so far."""
+        return self._log.read_text()
+
+
+@contextmanager
+def mosquitto_running(
+    folder: Path, options: Sequence[str] = ("allow_anonymous true",)
+) -> Iterator[Mosquitto]:
+    """Run a mosquitto while the block lasts."""
+    broker = Mosquitto(folder, options)
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.kill()
+
+
+def password_options(folder: Path, username: str, password: str) -> list[str]:
+    """Return the options of a mosquitto that lets in one user only."""
+    file = folder / "passwords"
+    subprocess.run(
+        ["mosquitto_passwd", "-c", "-b", file, username, password], check=True, capture_output=True
+    )
+    return ["allow_anonymous false", f"password_file {file}"]
+
+
+@contextmanager
+def amqtt_running() -> Iterator[int]:
+    """Run the demo's broker, which refuses MQTT 5; yields its port."""
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-m", "edge_app.tools.demo_broker", str(port)])
+    try:
+        wait_until_open(port, process)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def free_port() -> int:
+    """Return a loopback port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until_open(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Return once `port` accepts connections; fail when `process` ends before that."""
+    deadline_s = time.monotonic() + _START_S
+    while time.monotonic() < deadline_s:
+        if process.poll() is not None:
+            raise AssertionError(f"{process.args} ended with {process.returncode}")
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.02)  # nothing to wait on: another process is about to listen
+        else:
+            return
+    raise AssertionError(f"{process.args}: port {port} is not open after {_START_S} s")
+
+
+def _program() -> str:
+    found = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/sbin")
+    assert found, "mosquitto is not installed; tests/system-packages installs it"
+    return found
