@@ -138,6 +138,7 @@ def broker_of(mqtt: Mqtt, client_id: str) -> Broker:
         ca_file=mqtt.ca_file,
         cert_file=mqtt.cert_file,
         key_file=mqtt.key_file,
+        only_3_1_1=mqtt.version == "3.1.1",
     )
 
 

@@ -91,7 +91,10 @@ class Publish(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Mqtt(Struct, frozen=True, forbid_unknown_fields=True):
-    """The broker. An empty `url` prints JSON lines on stdout instead."""
+    """The broker. An empty `url` prints JSON lines on stdout instead.
+
+    `version` "auto": 5, and 3.1.1 when the broker refuses it.
+    """
 
     url: Text = ""
     username: Text = ""
@@ -99,6 +102,7 @@ class Mqtt(Struct, frozen=True, forbid_unknown_fields=True):
     ca_file: Text = ""
     cert_file: Text = ""
     key_file: Text = ""
+    version: Literal["auto", "3.1.1"] = "auto"
     base: TopicName = "edge"
     discovery_prefix: Prefix = "homeassistant"
 

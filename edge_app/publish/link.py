@@ -18,7 +18,10 @@ _CONNECT_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """Where the broker is and how to be let in. `tls`: encrypt, and check the server's name."""
+    """Where the broker is and how to be let in.
+
+    `tls`: encrypt, and check the server's name. `only_3_1_1`: do not try MQTT 5.
+    """
 
     host: str
     port: int
@@ -29,6 +32,7 @@ class Broker:
     ca_file: str = ""
     cert_file: str = ""
     key_file: str = ""
+    only_3_1_1: bool = False
 
 
 def new_client(broker: Broker, protocol: MQTTProtocolVersion) -> paho.Client:

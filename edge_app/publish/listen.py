@@ -32,7 +32,7 @@ def listening(broker: Broker, filters: list[str]) -> Iterator[queue.SimpleQueue[
     client = new_client(broker, MQTTProtocolVersion.MQTTv311)
     client.on_connect = subscribe
     client.on_message = lambda _client, _data, message: arrived.put(
-        (message.topic, message.payload)
+        (message.topic, bytes(message.payload))
     )
     client.on_disconnect = lambda *_: arrived.put(None)
     try:

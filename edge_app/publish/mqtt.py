@@ -35,7 +35,11 @@ _VOLATILE_LIMIT = 32
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.5, 60.0
 _BACKOFF_REFUSED_S = 60.0  # bad credentials do not get better by asking again soon
 _GOODBYE_S = 0.5
+_CONNACK_S = 5.0
 _UNSUPPORTED_VERSION = "Unsupported protocol version"
+_NO_ANSWER = (
+    "connected, but it does not answer"  # some brokers do that to a version they do not know
+)
 _REFUSED_FOR_LONG = ("Not authorized", "Bad user name or password", "Banned")
 
 
@@ -51,7 +55,10 @@ class MqttPublisher:
         self._states: dict[str, Message] = {}
         self._unsent_states: deque[str] = deque()
         self._in_flight: dict[int, int | None] = {}  # paho's message id: our seq
-        self._protocol = MQTTProtocolVersion.MQTTv5
+        self._first_protocol = (
+            MQTTProtocolVersion.MQTTv311 if broker.only_3_1_1 else MQTTProtocolVersion.MQTTv5
+        )
+        self._protocol = self._first_protocol
         self._connected = False
         self._refusal = ""
         self._connects = 0
@@ -101,7 +108,7 @@ class MqttPublisher:
         while not self._stopping.is_set():
             self._refusal = ""
             was_accepted = self._connect_and_serve()
-            if self._refusal == _UNSUPPORTED_VERSION and self._falls_back():
+            if self._refusal in (_UNSUPPORTED_VERSION, _NO_ANSWER) and self._falls_back():
                 continue
             backoff_s = _BACKOFF_FIRST_S if was_accepted else min(2 * backoff_s, _BACKOFF_MAX_S)
             if self._refusal in _REFUSED_FOR_LONG:
@@ -111,9 +118,10 @@ class MqttPublisher:
 
     def _falls_back(self) -> bool:
         if self._protocol == MQTTProtocolVersion.MQTTv311:
+            self._protocol = self._first_protocol  # it may be another broker by now
             return False
         self._protocol = MQTTProtocolVersion.MQTTv311
-        log.info("the broker does not speak MQTT 5; using 3.1.1")
+        log.info("the broker does not take MQTT 5; trying 3.1.1")
         return True
 
     def _connect_and_serve(self) -> bool:
@@ -148,6 +156,7 @@ class MqttPublisher:
                 return
             watched = selectors.EVENT_READ
             selector.register(link, watched)
+            answer_by = time.monotonic() + _CONNACK_S
             goodbye_at = 0.0
             while client.socket() is not None:
                 wanted = selectors.EVENT_READ
@@ -159,6 +168,10 @@ class MqttPublisher:
                 if self._wake_fd in ready:
                     os.eventfd_read(self._wake_fd)
                 if not self._turn(client, link, link in ready):
+                    return
+                if not self._connected and time.monotonic() > answer_by:
+                    self._refusal = _NO_ANSWER
+                    self._trouble(_NO_ANSWER)
                     return
                 if self._stopping.is_set():
                     if not goodbye_at:

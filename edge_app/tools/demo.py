@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from rich.console import Console
 
@@ -38,11 +39,15 @@ def run(*, seconds: float | None) -> int:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-app-demo-")))
         notes.print("starting the broker and the appliance ...", style="dim")
-        stack.enter_context(_process("edge_app.tools.demo_broker", str(port)))
+        # What the parts log would tear the live view apart; it is shown if one of them fails.
+        journal = stack.enter_context((folder / "log").open("w+b"))
+        stack.enter_context(_process(journal, "edge_app.tools.demo_broker", str(port)))
         _wait_for(port)
         config = folder / "config.toml"
         config.write_text(configuration(port), encoding="utf-8")
-        appliance = stack.enter_context(_process("edge_app", "run", "--config", str(config)))
+        appliance = stack.enter_context(
+            _process(journal, "edge_app", "run", "--config", str(config))
+        )
         footer = f"see it from another shell: mosquitto_sub -h 127.0.0.1 -p {port} -t 'edge/#' -v"
         notes.print(footer, highlight=False, soft_wrap=True)
         broker = Broker("127.0.0.1", port, "edge-app-demo-view")
@@ -55,8 +60,10 @@ def run(*, seconds: float | None) -> int:
                 footer=footer,
             )
         if appliance.poll() is not None:
+            journal.seek(0)
+            sys.stderr.write(journal.read().decode(errors="replace"))
             raise EdgeAppError(
-                f"the appliance ended with exit code {appliance.returncode}; it said why above"
+                f"the appliance ended with exit code {appliance.returncode}; it says why above"
             )
     return EXIT_OK
 
@@ -76,6 +83,7 @@ mode = "every"
 
 [mqtt]
 url = "mqtt://127.0.0.1:{port}"
+version = "3.1.1"  # the demo's broker waits for ever on an MQTT 5 greeting with a last will
 
 [stats]
 interval_s = 2
@@ -102,10 +110,12 @@ def _wait_for(port: int) -> None:
 
 
 @contextlib.contextmanager
-def _process(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def _process(journal: BinaryIO, module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a module of ours in a process that is gone when the block ends."""
     # A session of its own, so that Ctrl-C reaches only us and we end the parts in order.
-    process = subprocess.Popen([sys.executable, "-m", module, *arguments], start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments], stderr=journal, start_new_session=True
+    )
     try:
         yield process
     finally:
