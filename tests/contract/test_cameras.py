@@ -59,7 +59,7 @@ class RtspServer:
         self.process.communicate()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)  # so that no single test is blamed for its process
 def shared_rtsp() -> Iterator[RtspServer]:
     server = RtspServer()
     yield server

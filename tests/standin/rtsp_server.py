@@ -5,11 +5,15 @@ Run by the system's python3, which has GStreamer's bindings; prints the port whe
 
 import sys
 
-import gi
+import gi  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 gi.require_version("Gst", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
+from gi.repository import (  # type: ignore[import-not-found,unused-ignore]  # noqa: E402
+    GLib,
+    Gst,
+    GstRtspServer,
+)
 
 Gst.init(None)
 server = GstRtspServer.RTSPServer()
