@@ -49,7 +49,7 @@ def fetch(
     partial = target.with_name(f".{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _sole_writer(partial) as file:
+        with _sole_writer(target.parent), partial.open("ab") as file:
             if not (sha256 and size_bytes):
                 file.truncate(0)
             _download(url, file, size_bytes, timeout_s, progress)
@@ -72,13 +72,18 @@ def fetch(
 
 
 @contextlib.contextmanager
-def _sole_writer(path: Path) -> Iterator[BinaryIO]:
-    with path.open("ab") as file:
+def _sole_writer(folder: Path) -> Iterator[None]:
+    # The folder is locked, not the partial file: that one changes its name, and a second process
+    # that had opened it before would then write into the finished file.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise FetchError(f"{path.name} is being downloaded by another process") from None
-        yield file
+            raise FetchError(f"{folder}: another process is downloading to it") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _download(

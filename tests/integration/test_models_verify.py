@@ -304,17 +304,30 @@ def test_a_runtime_that_fails_fails_elsewhere(
     timeout_s: float,
 ) -> None:
     """The child finds a stand-in that does what damaged files make a runtime do."""
-    package = tmp_path / "path" / "ai_edge_litert"
+    _stand_in_runtime(tmp_path / "path", body)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
+    path = write_model(tmp_path / "own.tflite")
+    with pytest.raises(ModelError, match=reason):
+        try_model(path, timeout_s=timeout_s)
+
+
+def test_a_model_without_a_passport_is_tried_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _stand_in_runtime(tmp_path / "path", "os._exit(7)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))  # only the child looks there
+    path = write_model(tmp_path / "own.tflite")
+    assert "exit status 7" in reasons(catalog.resolve(str(path)))
+
+
+def _stand_in_runtime(folder: Path, body: str) -> None:
+    package = folder / "ai_edge_litert"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "interpreter.py").write_text(
         f"import os, signal, time\nclass Interpreter:\n"
         f"    def __init__(self, **options):\n        {body}\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(package.parent))
-    path = write_model(tmp_path / "own.tflite")
-    with pytest.raises(ModelError, match=reason):
-        try_model(path, timeout_s=timeout_s)
 
 
 def _json_lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
