@@ -122,6 +122,9 @@ def _add_models(commands: _Subparsers[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="accept a file whose hash the catalogue does not know, and hold it to this one later",
     )
+    fetch.add_argument(
+        "--from", dest="source", default="", metavar="PLACE", help="a mirror's URL, or a folder"
+    )
     fetch.set_defaults(command=_models_fetch)
 
     add = actions.add_parser("add", help="write a passport for a model of your own")
@@ -238,7 +241,7 @@ def _models_verify(args: argparse.Namespace) -> int:
 def _models_fetch(args: argparse.Namespace) -> int:
     from edge_app.tools import models
 
-    return models.fetch(args.model, trust_on_first_use=args.trust_on_first_use)
+    return models.fetch(args.model, trust_on_first_use=args.trust_on_first_use, source=args.source)
 
 
 def _models_add(args: argparse.Namespace) -> int:
