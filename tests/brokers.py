@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import select
 import shutil
+import signal
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _START_S = 20.0
@@ -36,12 +40,27 @@ class Mosquitto:
             )
         wait_until_open(self.port, self._process)
 
+    def freeze(self) -> None:
+        """Make it hold still, connections open: what is sent to it is not acknowledged."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
     def kill(self) -> None:
         """End it as a crash would: no goodbye to anyone."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def freeze(self) -> None:
+        """Stop it where it is; connections stay, nothing answers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on after `freeze`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def log(self) -> str:
         """Return everything it has logged so far."""
@@ -83,6 +102,37 @@ def amqtt_running() -> Iterator[int]:
         process.wait()
 
 
+@contextmanager
+def relaying(port: int, to_port: int) -> Iterator[None]:
+    """Pass connections to `port` on to `to_port` while the block lasts."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with (
+                suppress(OSError),
+                socket.create_connection(("127.0.0.1", to_port)) as beyond,
+            ):
+                other = {self.request: beyond, beyond: self.request}
+                while True:
+                    for side in select.select(list(other), [], [])[0]:
+                        data = side.recv(65_536)
+                        if not data:
+                            return
+                        other[side].sendall(data)
+
+    class Server(socketserver.ThreadingTCPServer):
+        allow_reuse_address = True
+
+    with Server(("127.0.0.1", port), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def free_port() -> int:
     """Return a loopback port nobody listens on."""
     with socket.socket() as probe:
@@ -95,14 +145,14 @@ def wait_until_open(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline_s = time.monotonic() + _START_S
     while time.monotonic() < deadline_s:
         if process.poll() is not None:
-            raise AssertionError(f"{process.args} ended with {process.returncode}")
+            raise AssertionError(f"{process.args!r} ended with {process.returncode}")
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
             time.sleep(0.02)  # nothing to wait on: another process is about to listen
         else:
             return
-    raise AssertionError(f"{process.args}: port {port} is not open after {_START_S} s")
+    raise AssertionError(f"{process.args!r}: port {port} is not open after {_START_S} s")
 
 
 def _program() -> str:

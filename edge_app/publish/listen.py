@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,8 @@ from paho.mqtt.enums import MQTTProtocolVersion
 from edge_app.errors import EdgeAppError
 from edge_app.publish.link import KEEPALIVE_S, Broker, new_client
 
+_ANSWER_S = 10.0
+
 Received = tuple[str, bytes]  # topic, payload
 
 
@@ -19,18 +22,27 @@ Received = tuple[str, bytes]  # topic, payload
 def listening(broker: Broker, filters: list[str]) -> Iterator[queue.SimpleQueue[Received | None]]:
     """Subscribe to `filters`; yields a queue of what arrives, and None once the link is lost.
 
-    Speaks MQTT 3.1.1, which every broker does. Raises EdgeAppError when the broker is not there.
+    Speaks MQTT 3.1.1, which every broker does. What is published once the block is entered will
+    arrive. Raises EdgeAppError when the broker is not there or refuses.
     """
     arrived: queue.SimpleQueue[Received | None] = queue.SimpleQueue()
+    answered = threading.Event()
+    refusal = ["it does not answer"]
 
-    def subscribe(client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+    def on_connect(client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
-            arrived.put(None)
+            refusal[0] = str(reason)
+            answered.set()
         else:
             client.subscribe([(filter_, 1) for filter_ in filters])
 
+    def on_subscribe(*_: Any) -> None:
+        refusal.clear()
+        answered.set()
+
     client = new_client(broker, MQTTProtocolVersion.MQTTv311)
-    client.on_connect = subscribe
+    client.on_connect = on_connect
+    client.on_subscribe = on_subscribe
     client.on_message = lambda _client, _data, message: arrived.put(
         (message.topic, bytes(message.payload))
     )
@@ -43,6 +55,9 @@ def listening(broker: Broker, filters: list[str]) -> Iterator[queue.SimpleQueue[
         ) from error
     client.loop_start()
     try:
+        answered.wait(_ANSWER_S)
+        if refusal:
+            raise EdgeAppError(f"broker {broker.host}:{broker.port}: {refusal[0]}")
         yield arrived
     finally:
         client.disconnect()
