@@ -52,9 +52,13 @@ def fetch(
         with _sole_writer(target.parent), partial.open("ab") as file:
             if not (sha256 and size_bytes):
                 file.truncate(0)
-            _download(url, file, size_bytes, timeout_s, progress)
-            file.flush()
-            os.fsync(file.fileno())
+            try:
+                _download(url, file, size_bytes, timeout_s, progress)
+            finally:
+                file.flush()
+                os.fsync(file.fileno())
+                if file.tell() == 0:
+                    partial.unlink()
             try:
                 _require(url, partial, sha256, size_bytes)
                 if check:
