@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from edge_app.camera.mailbox import Feed, Mailboxes
-from edge_app.camera.sources import is_lossless, open_camera, stall_bound_s
+from edge_app.camera.opening import open_camera
+from edge_app.camera.sources import is_lossless, stall_bound_s
 from edge_app.catalog import ModelFiles, resolve
 from edge_app.config import CameraConfig, Config, ModelConfig, Mqtt
 from edge_app.domain import Engine, Event, Label, Publisher, Tensor

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from edge_app.camera.quiet import silence_opencv
-from edge_app.camera.sources import open_camera
+from edge_app.camera.opening import open_camera
 from edge_app.domain import Camera
 from edge_app.errors import CameraEnded, CameraError, CameraStalled
 
