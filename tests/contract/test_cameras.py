@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_app.camera.quiet import silence_opencv
 from edge_app.camera.opening import open_camera
+from edge_app.camera.quiet import silence_opencv
 from edge_app.domain import Camera
 from edge_app.errors import CameraEnded, CameraError, CameraStalled
 
@@ -369,9 +369,9 @@ def test_each_backend_is_imported_only_when_asked_for(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), red_picture())
     program = (
         "import sys\n"
-        "from edge_app.camera import mailbox, sources\n"
+        "from edge_app.camera import mailbox, opening\n"
         "assert 'cv2' not in sys.modules\n"
-        f"sources.open_camera('a', 'images:{tmp_path}', size_px=(1, 1), fps=0, loop=True,"
+        f"opening.open_camera('a', 'images:{tmp_path}', size_px=(1, 1), fps=0, loop=True,"
         " cover_px=(1, 1))\n"
         "assert 'edge_app.camera.opencv' not in sys.modules\n"
         "assert 'edge_app.camera.picamera' not in sys.modules\n"
