@@ -37,7 +37,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 def list_models(*, as_json: bool = False) -> int:
     """Print every model of the catalogue and of one's own."""
-    records = [_describe(name) for name in (*catalogue(), *added())]
+    records = [_describe(name) for name in _names()]
     if as_json:
         print("\n".join(json.dumps(record, ensure_ascii=False) for record in records))
         return EXIT_OK
@@ -56,16 +56,12 @@ def verify(model: str | None = None, *, as_json: bool = False) -> int:
     Raises ModelError when `model` is unknown or not installed.
     """
     if model:
-        found = [resolve(model)]
+        records = [_verified(resolve(model))]
     else:
-        found = [files for name in (*catalogue(), *added()) if (files := _installed(name))]
-    failed = False
-    for files in found:
-        start_ns = time.monotonic_ns()
-        faults = verify_model(files)
-        failed |= bool(faults)
-        _report(files, faults, (time.monotonic_ns() - start_ns) / 1e6, as_json=as_json)
-    return EXIT_UNAVAILABLE if failed else EXIT_OK
+        records = [record for name in _names() if (record := _verified_if_installed(name))]
+    for record in records:
+        print(json.dumps(record, ensure_ascii=False) if as_json else _told(record))
+    return EXIT_OK if all(record["ok"] for record in records) else EXIT_UNAVAILABLE
 
 
 def fetch(model: str, *, trust_on_first_use: bool = False, source: str = "") -> int:
@@ -168,6 +164,10 @@ def _trial(path: Path) -> None:
         try_model(path)
 
 
+def _names() -> list[str]:
+    return list(dict.fromkeys((*catalogue(), *added())))
+
+
 def _installed(name: str) -> ModelFiles | None:
     """The model's files; None when it was not fetched."""
     found, folder = passport(name)
@@ -220,20 +220,33 @@ def _millions(count: int | None) -> str:
     return "?" if count is None else f"{count / 1e6:.3g}M"
 
 
-def _report(files: ModelFiles, faults: Sequence[Fault], took_ms: float, *, as_json: bool) -> None:
-    golden = len(files.passport.golden) if files.passport else 0
-    if as_json:
-        record = {
-            "name": files.name,
-            "ok": not faults,
-            "faults": [asdict(fault) for fault in faults],
-            "golden_images": golden,
-            "took_ms": round(took_ms, 1),
-        }
-        print(json.dumps(record, ensure_ascii=False))
-        return
-    if not faults:
-        images = f"{golden} golden images" if golden else "no golden images recorded"
-        print(f"{files.name}: as its passport says ({images}, {took_ms:.0f} ms)")
-    for fault in faults:
-        print(f"{files.name}: REFUSED, {fault.check}: {fault.message}")
+def _verified_if_installed(name: str) -> dict[str, Any] | None:
+    try:
+        files = _installed(name)
+    except ModelError as error:  # the other models are verified all the same
+        return {"name": name, "ok": False, "faults": [asdict(Fault("file", str(error)))]}
+    return _verified(files) if files else None
+
+
+def _verified(files: ModelFiles) -> dict[str, Any]:
+    start_ns = time.monotonic_ns()
+    faults = verify_model(files)
+    return {
+        "name": files.name,
+        "ok": not faults,
+        "faults": [asdict(fault) for fault in faults],
+        "passport": files.passport is not None,
+        "golden_images": len(files.passport.golden) if files.passport else 0,
+        "took_ms": round((time.monotonic_ns() - start_ns) / 1e6, 1),
+    }
+
+
+def _told(record: dict[str, Any]) -> str:
+    name = record["name"]
+    if not record["ok"]:
+        faults = (f"{fault['check']}: {fault['message']}" for fault in record["faults"])
+        return "\n".join(f"{name}: REFUSED, {fault}" for fault in faults)
+    if not record["passport"]:
+        return f"{name}: it runs; without a passport (`models add`) its answers cannot be checked"
+    golden = f"{record['golden_images']} golden images" if record["golden_images"] else "files only"
+    return f"{name}: as its passport says ({golden}, {record['took_ms']:.0f} ms)"

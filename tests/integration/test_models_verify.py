@@ -268,6 +268,22 @@ def test_verify_reports_every_installed_model(
     assert "colour: REFUSED, file:" in capsys.readouterr().out
 
 
+def test_a_damaged_passport_does_not_hide_the_others(
+    colour: ModelFiles, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "a-damaged-one.toml").write_text("nonsense")
+    assert models.verify(as_json=True) == EXIT_UNAVAILABLE
+    sound = {str(record["name"]): record["ok"] for record in _json_lines(capsys)}
+    assert (sound["a-damaged-one"], sound["colour"]) == (False, True)
+
+
+def test_a_path_without_a_passport_is_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert models.verify(str(write_model(tmp_path / "own.tflite"))) == EXIT_OK
+    assert "without a passport" in capsys.readouterr().out
+
+
 def test_list_tells_what_is_here_and_sound(
     colour: ModelFiles, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
