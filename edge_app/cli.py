@@ -239,9 +239,9 @@ def _models_verify(args: argparse.Namespace) -> int:
 
 
 def _models_fetch(args: argparse.Namespace) -> int:
-    from edge_app.tools import models
+    from edge_app.tools import fetch
 
-    return models.fetch(args.model, trust_on_first_use=args.trust_on_first_use, source=args.source)
+    return fetch.fetch(args.model, trust_on_first_use=args.trust_on_first_use, source=args.source)
 
 
 def _models_add(args: argparse.Namespace) -> int:

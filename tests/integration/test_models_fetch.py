@@ -16,9 +16,11 @@ import pytest
 
 from edge_app import catalog
 from edge_app.catalog import ModelFile, Passport
-from edge_app.errors import EXIT_OK, ModelError, UsageError
+from edge_app.cli import main
+from edge_app.errors import EXIT_OK, EXIT_UNAVAILABLE, ModelError, UsageError
 from edge_app.tools import models
-from edge_app.tools.fetch import FetchError, fetch
+from edge_app.tools.download import DownloadError, download
+from edge_app.tools.fetch import fetch
 from edge_app.tools.passports import to_toml
 from tests.colour_model import write_labels, write_model
 
@@ -93,7 +95,7 @@ def get(server: Server, home: Path) -> Callable[..., Path]:
 
     def get(**changes: object) -> Path:
         options: dict[str, object] = {"sha256": SHA256, "size_bytes": len(DATA), "timeout_s": 5.0}
-        fetch(server.url + "file", home / "file", **(options | changes))  # type: ignore[arg-type]
+        download(server.url + "file", home / "file", **(options | changes))  # type: ignore[arg-type]
         return home / "file"
 
     return get
@@ -115,7 +117,7 @@ def test_a_broken_download_is_continued(
     get: Callable[..., Path], server: Server, home: Path
 ) -> None:
     server.break_after_bytes = 100_000
-    with pytest.raises(FetchError, match=r"ended after 100000 of 256000 bytes|connection broke"):
+    with pytest.raises(DownloadError, match=r"ended after 100000 of 256000 bytes|connection broke"):
         get()
     assert nothing_installed(home)
     server.break_after_bytes = None
@@ -125,7 +127,7 @@ def test_a_broken_download_is_continued(
 
 def test_a_server_without_ranges_starts_again(get: Callable[..., Path], server: Server) -> None:
     server.break_after_bytes, server.ranges = 100_000, False
-    with pytest.raises(FetchError):
+    with pytest.raises(DownloadError):
         get()
     server.break_after_bytes = None
     assert get().read_bytes() == DATA
@@ -133,7 +135,7 @@ def test_a_server_without_ranges_starts_again(get: Callable[..., Path], server: 
 
 def test_without_a_hash_nothing_is_continued(get: Callable[..., Path], server: Server) -> None:
     server.break_after_bytes = 100_000
-    with pytest.raises(FetchError):
+    with pytest.raises(DownloadError):
         get(sha256="", size_bytes=0)
     server.break_after_bytes = None
     assert get(sha256="", size_bytes=0).read_bytes() == DATA
@@ -150,7 +152,7 @@ def test_a_complete_leftover_needs_no_server(
 
 def test_a_spoilt_leftover_is_thrown_away(get: Callable[..., Path], home: Path) -> None:
     (home / ".file.part").write_bytes(b"\0" * 1000)
-    with pytest.raises(FetchError, match="is not the file the catalogue knows"):
+    with pytest.raises(DownloadError, match="is not the file the catalogue knows"):
         get()
     assert nothing_installed(home)
     assert get().read_bytes() == DATA
@@ -161,7 +163,7 @@ def test_another_file_is_refused(
     get: Callable[..., Path], server: Server, home: Path, length: int
 ) -> None:
     server.files["file"] = DATA[::-1][:length]
-    with pytest.raises(FetchError):
+    with pytest.raises(DownloadError):
         get()
     assert nothing_installed(home)
 
@@ -170,29 +172,29 @@ def test_a_file_that_is_too_long_is_cut_off(
     get: Callable[..., Path], server: Server, home: Path
 ) -> None:
     server.files["file"] = DATA * 10
-    with pytest.raises(FetchError, match="larger than the 256000 bytes"):
+    with pytest.raises(DownloadError, match="larger than the 256000 bytes"):
         get()
     assert not list(home.glob("file"))
 
 
 def test_a_stalled_server_is_given_up(get: Callable[..., Path], server: Server, home: Path) -> None:
     server.break_after_bytes, server.stall = 1000, threading.Event()
-    with pytest.raises(FetchError, match=r"nothing came for 0\.2 s"):
+    with pytest.raises(DownloadError, match=r"nothing came for 0\.2 s"):
         get(timeout_s=0.2)
     assert nothing_installed(home)
 
 
 def test_a_missing_file_is_told(get: Callable[..., Path], server: Server) -> None:
     server.files.clear()
-    with pytest.raises(FetchError, match="the server answers 404 Not Found"):
+    with pytest.raises(DownloadError, match="the server answers 404 Not Found"):
         get()
 
 
 def test_no_server_is_told(home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
-    with pytest.raises(FetchError, match=r"cannot be reached: .*refused") as caught:
-        fetch(f"http://127.0.0.1:{port}/file", home / "file")
+    with pytest.raises(DownloadError, match=r"cannot be reached: .*refused") as caught:
+        download(f"http://127.0.0.1:{port}/file", home / "file")
     assert "network" in caught.value.hint
 
 
@@ -204,7 +206,7 @@ def test_a_second_download_at_once_is_refused(
     first.start()
     while not server.asked:
         first.join(0.01)
-    with pytest.raises(FetchError, match="another process"):
+    with pytest.raises(DownloadError, match="another process"):
         get()
     server.stall.set()
     first.join()
@@ -214,8 +216,8 @@ def test_a_second_download_at_once_is_refused(
 def test_a_place_that_cannot_be_written_is_told(server: Server, home: Path) -> None:
     server.files["file"] = DATA
     (home / "blocked").write_text("a file, not a folder")
-    with pytest.raises(FetchError, match="cannot be written") as caught:
-        fetch(server.url + "file", home / "blocked" / "file")
+    with pytest.raises(DownloadError, match="cannot be written") as caught:
+        download(server.url + "file", home / "blocked" / "file")
     assert "EDGE_APP_MODELS_DIR" in caught.value.hint
 
 
@@ -251,15 +253,15 @@ def _forget_twin(passport: Passport, home: Path) -> None:
 
 
 def test_a_model_is_fetched_once(published: Passport, server: Server) -> None:
-    assert models.fetch("tiny") == EXIT_OK
+    assert fetch("tiny") == EXIT_OK
     files = catalog.resolve("tiny")
     assert files.edgetpu is not None
     assert len(server.asked) == 3
-    assert models.fetch("tiny") == EXIT_OK
+    assert fetch("tiny") == EXIT_OK
     assert len(server.asked) == 3
     assert files.cpu is not None
     files.cpu.write_bytes(b"damaged")  # the next fetch repairs it, and only it
-    assert models.fetch("tiny") == EXIT_OK
+    assert fetch("tiny") == EXIT_OK
     assert [path for path, _ in server.asked[3:]] == ["/tiny.tflite"]
 
 
@@ -270,14 +272,29 @@ def test_a_folder_can_stand_for_the_network(
     mirror.mkdir()
     for name, data in server.files.items():
         (mirror / name).write_bytes(data)
-    assert models.fetch("tiny", source=str(mirror)) == EXIT_OK
+    assert fetch("tiny", source=str(mirror)) == EXIT_OK
     assert not server.asked
     with pytest.raises(UsageError, match="a folder or an http"):
-        models.fetch("tiny", source="ftp://example.org/")
+        fetch("tiny", source="ftp://example.org/")
     (mirror / "tiny.tflite").unlink()
     (catalog.installed_dir() / "tiny.tflite").unlink()
-    with pytest.raises(FetchError, match="cannot be reached"):
-        models.fetch("tiny", source=str(mirror))
+    with pytest.raises(DownloadError, match="cannot be reached"):
+        fetch("tiny", source=str(mirror))
+
+
+def test_no_network_is_one_line_and_a_hint(
+    published: Passport, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    source = f"http://127.0.0.1:{port}"
+    assert main(["models", "fetch", "tiny", "--from", source]) == EXIT_UNAVAILABLE
+    told = capsys.readouterr()
+    lines = [line for line in told.err.splitlines() if line.startswith(("edge-app:", "hint:"))]
+    assert len(lines) == 2
+    assert f"{source}/labels.txt: cannot be reached" in lines[0]
+    assert "Traceback" not in told.err
+    assert not list(catalog.installed_dir().glob(".*"))  # not even an empty leftover
 
 
 def test_an_unknown_hash_needs_consent_once(
@@ -285,17 +302,17 @@ def test_an_unknown_hash_needs_consent_once(
 ) -> None:
     _forget_twin(published, home)
     with pytest.raises(ModelError, match=r"no hash for tiny_edgetpu\.tflite") as caught:
-        models.fetch("tiny")
+        fetch("tiny")
     assert "--trust-on-first-use" in caught.value.hint
     assert not server.asked
-    assert models.fetch("tiny", trust_on_first_use=True) == EXIT_OK
+    assert fetch("tiny", trust_on_first_use=True) == EXIT_OK
     twin = home / "tiny_edgetpu.tflite"
     twin.unlink()
-    assert models.fetch("tiny") == EXIT_OK  # its hash is known now
+    assert fetch("tiny") == EXIT_OK  # its hash is known now
     server.files["tiny_edgetpu.tflite"] += b"!"
     twin.unlink()
-    with pytest.raises(FetchError, match="is not the file"):
-        models.fetch("tiny", trust_on_first_use=True)
+    with pytest.raises(DownloadError, match="is not the file"):
+        fetch("tiny", trust_on_first_use=True)
     assert not twin.exists()
 
 
@@ -305,7 +322,7 @@ def test_trust_stops_at_files_that_are_no_models(
     _forget_twin(published, home)
     server.files["tiny_edgetpu.tflite"] = b"<html>not found</html>"
     with pytest.raises(ModelError, match="not a TensorFlow Lite model"):
-        models.fetch("tiny", trust_on_first_use=True)
+        fetch("tiny", trust_on_first_use=True)
     assert {path.name for path in home.iterdir()} == {"labels.txt", "tiny.tflite", "tiny.toml"}
 
 
@@ -313,11 +330,11 @@ def test_a_file_put_there_by_hand_is_not_trusted(
     published: Passport, server: Server, home: Path
 ) -> None:
     _forget_twin(published, home)
-    assert models.fetch("tiny", trust_on_first_use=True) == EXIT_OK
+    assert fetch("tiny", trust_on_first_use=True) == EXIT_OK
     (home / "tiny_edgetpu.tflite.sha256").unlink()
     assert models.verify("tiny") != EXIT_OK
 
 
 def test_the_shipped_model_needs_no_fetching(capsys: pytest.CaptureFixture[str]) -> None:
-    assert models.fetch("mobilenet_v2_1.0_224") == EXIT_OK
+    assert fetch("mobilenet_v2_1.0_224") == EXIT_OK
     assert "nothing to fetch" in capsys.readouterr().out
