@@ -82,6 +82,7 @@ def plot_latency(
     figure = _figure(9, 6)
     axes = figure.subplots()
     most = max((point.macs for points in series.values() for point in points), default=1)
+    highest_ms = max((point.p90_ms for points in series.values() for point in points), default=1)
     for number, (backend, points) in enumerate(series.items()):
         colour = _COLOURS[number % len(_COLOURS)]
         axes.errorbar(
@@ -96,17 +97,7 @@ def plot_latency(
             color=colour,
             label=f"{backend}: median, p10 to p90",
         )
-        for point in points:
-            # To the left of the point once there is no room for a name on its right.
-            far = point.macs > 0.7 * most
-            axes.annotate(
-                point.label,
-                (point.macs / 1e6, point.median_ms),
-                xytext=(-8 if far else 8, 6 if far else -10),
-                textcoords="offset points",
-                ha="right" if far else "left",
-                fontsize=9,
-            )
+        _name_points(axes, points, most, highest_ms)
         if line := lines.get(backend):
             ends = (0.0, 1.05 * most)
             fitted = [line.intercept_ms + line.slope_ms * macs for macs in ends]
@@ -114,13 +105,31 @@ def plot_latency(
                 [macs / 1e6 for macs in ends], fitted, "--", color=colour, lw=1, label=line.label
             )
     axes.set_xlim(0, 1.08 * most / 1e6)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.25 * highest_ms)  # room for the legend
     axes.set_xlabel("multiply-adds per inference (million)")
     axes.set_ylabel("latency of one inference (ms)")
     axes.legend(loc="upper left")
     _tidy(axes, "both")
     figure.suptitle(title, fontsize=12)
     _save(figure, path)
+
+
+def _name_points(axes: Any, points: Sequence[Point], most: int, highest_ms: float) -> None:
+    """Names beside the points, moved up where they would cover each other."""
+    lowest_free_ms = 0.0
+    for point in sorted(points, key=lambda point: point.median_ms):
+        height_ms = max(point.median_ms, lowest_free_ms)
+        lowest_free_ms = height_ms + 0.05 * highest_ms
+        left = point.macs > 0.7 * most  # no room on the right
+        axes.annotate(
+            point.label,
+            (point.macs / 1e6, point.median_ms),
+            xytext=((point.macs + (-0.025 if left else 0.025) * most) / 1e6, height_ms),
+            arrowprops={"arrowstyle": "-", "color": "0.7", "lw": 0.7},
+            ha="right" if left else "left",
+            va="center",
+            fontsize=9,
+        )
 
 
 def _figure(width_in: float, height_in: float) -> Any:
