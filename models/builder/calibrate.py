@@ -91,8 +91,8 @@ def _factors(network: Network, peaks: Peaks) -> dict[str, tuple[float, ...]]:
 def _factor(layer: Layer, readers: set[Kind], peak: NDArray[np.float32]) -> NDArray[np.float32]:
     """Up to the range's end before a depthwise layer, half of the way (in dB) elsewhere.
 
-    A channel of the residual stream may also go down: on about every third photo a few channels
-    reach ten times the others' peaks at one position, and would set the scale for all.
+    A channel of the residual stream may also go down: on four photos in ten a few channels reach
+    ten times the usual peak at one position, and would set the scale for all.
     """
     if layer.activation == "none":
         middle = np.sqrt(np.median(peak) / peak)
