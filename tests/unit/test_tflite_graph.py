@@ -9,8 +9,12 @@ import sys
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import flatbuffers
+import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -146,3 +150,38 @@ def test_without_the_format_description_the_error_says_what_to_install() -> None
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert "pip install ai-edge-litert" in result.stdout, result.stderr
+
+
+def test_a_small_file_that_unfolds_into_a_large_one_is_refused() -> None:
+    """2000 tensors in 20 kB, all of them the same table of 2000 scales."""
+    builder = flatbuffers.Builder(0)
+    scales = builder.CreateNumpyVector(np.ones(2000, np.float32))
+    shape = builder.CreateNumpyVector(np.array([2000], np.int32))
+    schema.QuantizationParametersStart(builder)
+    schema.QuantizationParametersAddScale(builder, scales)
+    quantisation = schema.QuantizationParametersEnd(builder)
+    schema.TensorStart(builder)
+    schema.TensorAddShape(builder, shape)
+    schema.TensorAddQuantization(builder, quantisation)
+    tensor = schema.TensorEnd(builder)
+    tensors = offsets(builder, [tensor] * 2000)
+    schema.SubGraphStart(builder)
+    schema.SubGraphAddTensors(builder, tensors)
+    subgraphs = offsets(builder, [schema.SubGraphEnd(builder)])
+    schema.BufferStart(builder)
+    buffers = offsets(builder, [schema.BufferEnd(builder)])
+    schema.ModelStart(builder)
+    schema.ModelAddSubgraphs(builder, subgraphs)
+    schema.ModelAddBuffers(builder, buffers)
+    builder.Finish(schema.ModelEnd(builder), b"TFL3")
+    assert len(builder.Output()) < 20_000
+
+    with pytest.raises(ModelError, match="more than it can hold"):
+        parse_graph(bytes(builder.Output()), "bomb")
+
+
+def offsets(builder: Any, tables: list[int]) -> int:
+    builder.StartVector(4, len(tables), 4)
+    for table in tables:
+        builder.PrependUOffsetTRelative(table)
+    return int(builder.EndVector())
