@@ -87,7 +87,8 @@ def _build(wheel: Path | None, accept: bool, console: Console) -> None:
         model = build.build_int8(checkpoint, quantisation)
     else:
         model = build.rebuild(checkpoint)
-    build.MODEL_FILE.write_bytes(model)
+    if accept or not build.MODEL_FILE.exists():
+        build.MODEL_FILE.write_bytes(model)
     outcome = "written" if accept else "bit for bit the committed one"
     console.print(
         f"{build.MODEL_FILE.name}: {len(model)} bytes, sha256 {hashlib.sha256(model).hexdigest()},"
@@ -168,7 +169,7 @@ def _random(names: list[str], output: Path, console: Console) -> None:
     for name in names:
         path = output / f"{name}_random.tflite"
         path.write_bytes(build.build_random(name))
-        console.print(f"{path}: random weights, classifies nothing")
+        console.print(f"{path}: random weights, classifies nothing", soft_wrap=True)
 
 
 def _photos(use: str, console: Console) -> PhotoSet:

@@ -55,6 +55,8 @@ def debian_package(name: str) -> tuple[Path, str]:
     directory = cache_dir() / name
     files = directory / "files"
     if not files.is_dir():
+        for outdated in directory.glob("*.deb"):
+            outdated.unlink()
         directory.mkdir(parents=True, exist_ok=True)
         _run(["apt-get", "download", "--quiet", name], directory)
         (archive,) = directory.glob("*.deb")
