@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _START_S = 20.0
+_NO_LIMIT = "max_queued_messages 0"  # it drops messages to a subscriber that lags by more
 
 
 class Mosquitto:
@@ -27,7 +28,7 @@ class Mosquitto:
         self._config = folder / "mosquitto.conf"
         self._config.write_text(
             # Root's mosquitto would become a user that cannot read the test's folder.
-            "\n".join(["user root", f"listener {self.port} 127.0.0.1", *options, ""])
+            "\n".join(["user root", f"listener {self.port} 127.0.0.1", _NO_LIMIT, *options, ""])
         )
         self._log = folder / "mosquitto.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -39,11 +40,6 @@ class Mosquitto:
                 [_program(), "-c", self._config], stdout=log, stderr=subprocess.STDOUT
             )
         wait_until_open(self.port, self._process)
-
-    def freeze(self) -> None:
-        """Make it hold still, connections open: what is sent to it is not acknowledged."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
         """End it as a crash would: no goodbye to anyone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from edge_app.errors import ConfigError
 
 KEEPALIVE_S = 30
 _CONNECT_TIMEOUT_S = 10.0
+_PAUSE_FIRST_S, _PAUSE_MAX_S = 0.5, 60.0
+_STABLE_S = 10.0
+_REFUSED_FOR_LONG = ("Not authorized", "Bad user name or password", "Banned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,30 @@ class Broker:
     cert_file: str = ""
     key_file: str = ""
     only_3_1_1: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How long to wait before the next attempt to connect."""
+
+    pause_s: float = _PAUSE_FIRST_S / 2
+
+    def after(self, held_s: float, refusal: str) -> Retry:
+        """Return the wait after a connection that held for `held_s`, or met with `refusal`.
+
+        Twice the last one, up to a minute. A connection that held for a while starts anew; one
+        lost at once does not: two devices of the same name would throw each other out for ever.
+        Credentials do not get better by asking again soon.
+        """
+        if refusal in _REFUSED_FOR_LONG:
+            return Retry(_PAUSE_MAX_S)
+        if held_s >= _STABLE_S:
+            return Retry(_PAUSE_FIRST_S)
+        return Retry(min(2 * self.pause_s, _PAUSE_MAX_S))
+
+    def jittered_s(self) -> float:
+        """Keep a fleet from coming back in step after the broker's restart."""
+        return self.pause_s * random.uniform(0.5, 1.0)  # noqa: S311
 
 
 def new_client(broker: Broker, protocol: MQTTProtocolVersion) -> paho.Client:
@@ -68,9 +96,19 @@ def tls_context(broker: Broker) -> ssl.SSLContext:
 
 
 def read_password(file: str) -> str:
-    """Return the MQTT password from `file`, else from the systemd credential `mqtt-password`."""
+    """Return the MQTT password from `file`, else from the systemd credential `mqtt-password`.
+
+    Empty when there is neither. Raises ConfigError for a file that cannot be read.
+    """
     folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
     path = Path(file) if file else Path(folder or "/nonexistent") / "mqtt-password"
     if not file and not path.exists():
         return ""
-    return path.read_text(encoding="utf-8").strip("\r\n")
+    try:
+        return path.read_text(encoding="utf-8").strip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(
+            f"MQTT password {path}: cannot be read: {reason}",
+            hint="a text file with the password alone, which this user may read",
+        ) from error

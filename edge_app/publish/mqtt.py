@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import selectors
+import socket
 import ssl
 import threading
 import time
@@ -24,23 +24,19 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_app.domain import Delivery, Message, MqttState, SpoolState
-from edge_app.errors import EdgeAppError
-from edge_app.publish.link import KEEPALIVE_S, Broker, new_client
+from edge_app.publish.link import KEEPALIVE_S, Broker, Retry, new_client
 from edge_app.publish.spool import Spool
 
 log = logging.getLogger(__name__)
 
 _WINDOW = 32  # unacknowledged messages in flight; a wait of one round trip for every 32 messages
 _VOLATILE_LIMIT = 32
-_BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.5, 60.0
-_BACKOFF_REFUSED_S = 60.0  # bad credentials do not get better by asking again soon
 _GOODBYE_S = 0.5
 _CONNACK_S = 5.0
 _UNSUPPORTED_VERSION = "Unsupported protocol version"
 _NO_ANSWER = (
     "connected, but it does not answer"  # some brokers do that to a version they do not know
 )
-_REFUSED_FOR_LONG = ("Not authorized", "Bad user name or password", "Banned")
 
 
 class MqttPublisher:
@@ -55,11 +51,13 @@ class MqttPublisher:
         self._states: dict[str, Message] = {}
         self._unsent_states: deque[str] = deque()
         self._in_flight: dict[int, int | None] = {}  # paho's message id: our seq
+        self._window = _WINDOW
         self._first_protocol = (
             MQTTProtocolVersion.MQTTv311 if broker.only_3_1_1 else MQTTProtocolVersion.MQTTv5
         )
         self._protocol = self._first_protocol
         self._connected = False
+        self._accepted_s = 0.0  # monotonic
         self._refusal = ""
         self._connects = 0
         self._stopping = threading.Event()
@@ -78,7 +76,8 @@ class MqttPublisher:
             self._unsent_states.append(message.topic)
         elif self._connected:
             self._volatile.append(message)
-        os.eventfd_write(self._wake_fd, 1)
+        if not self._stopping.is_set():  # else the descriptor may be another file's by now
+            os.eventfd_write(self._wake_fd, 1)
 
     def state(self) -> tuple[SpoolState, MqttState]:
         return self._spool.state(), MqttState(self._connects)
@@ -89,6 +88,8 @@ class MqttPublisher:
 
     def close(self) -> None:
         """Say goodbye if connected, and end the thread; bounded by a second."""
+        if self._stopping.is_set():
+            return
         self._stopping.set()
         os.eventfd_write(self._wake_fd, 1)
         self._thread.join(2 * _GOODBYE_S)
@@ -104,17 +105,14 @@ class MqttPublisher:
     # Everything below runs in the network thread.
 
     def _run(self) -> None:
-        backoff_s = _BACKOFF_FIRST_S
+        retry = Retry()
         while not self._stopping.is_set():
             self._refusal = ""
-            was_accepted = self._connect_and_serve()
+            held_s = self._connect_and_serve()
             if self._refusal in (_UNSUPPORTED_VERSION, _NO_ANSWER) and self._falls_back():
                 continue
-            backoff_s = _BACKOFF_FIRST_S if was_accepted else min(2 * backoff_s, _BACKOFF_MAX_S)
-            if self._refusal in _REFUSED_FOR_LONG:
-                backoff_s = _BACKOFF_REFUSED_S
-            # Jitter keeps a fleet from coming back in step after the broker's restart.
-            self._stopping.wait(backoff_s * random.uniform(0.5, 1.0))  # noqa: S311
+            retry = retry.after(held_s, self._refusal)
+            self._stopping.wait(retry.jittered_s())
 
     def _falls_back(self) -> bool:
         if self._protocol == MQTTProtocolVersion.MQTTv311:
@@ -124,8 +122,8 @@ class MqttPublisher:
         log.info("the broker does not take MQTT 5; trying 3.1.1")
         return True
 
-    def _connect_and_serve(self) -> bool:
-        """Hold one connection until it ends; say whether the broker accepted it."""
+    def _connect_and_serve(self) -> float:
+        """Hold one connection until it ends; return for how long the broker had accepted it."""
         connects = self._connects
         self._in_flight.clear()
         self._spool.rewind()
@@ -133,11 +131,15 @@ class MqttPublisher:
             client = self._client()
             client.connect(self._broker.host, self._broker.port, KEEPALIVE_S)
             self._serve(client)
-        except (OSError, ValueError, EdgeAppError) as error:  # ssl.SSLError is an OSError
+        except Exception as error:
+            # Besides OSError, paho lets a malformed packet's AssertionError, KeyError, struct.error
+            # and more escape; this thread must outlive whatever a peer sends.
             self._trouble(str(error) or type(error).__name__)
+            log.debug("the connection ended with", exc_info=True)
         finally:
             self._connected = False
-        return self._connects > connects
+            self._volatile.clear()  # old news by the next connection
+        return time.monotonic() - self._accepted_s if self._connects > connects else 0.0
 
     def _client(self) -> paho.Client:
         client = new_client(self._broker, self._protocol)
@@ -151,9 +153,11 @@ class MqttPublisher:
     def _serve(self, client: paho.Client) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake_fd, selectors.EVENT_READ)
-            link = client.socket()
+            link: Any = client.socket()
             if link is None:
                 return
+            # A second message in flight would wait for the first one's delayed TCP acknowledgement.
+            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             watched = selectors.EVENT_READ
             selector.register(link, watched)
             answer_by = time.monotonic() + _CONNACK_S
@@ -174,7 +178,7 @@ class MqttPublisher:
                     self._trouble(_NO_ANSWER)
                     return
                 if self._stopping.is_set():
-                    if not goodbye_at:
+                    if self._connected and not goodbye_at:
                         goodbye_at = time.monotonic() + _GOODBYE_S
                         self._say(client, self._offline)
                     elif not self._in_flight or time.monotonic() > goodbye_at:
@@ -188,18 +192,20 @@ class MqttPublisher:
                 return False
             # What the TLS layer has decrypted already does not show as readable.
             is_ready = isinstance(link, ssl.SSLSocket) and link.pending() > 0
-        if self._connected:
+        if self._connected and not self._stopping.is_set():
             self._hand_over(client)
         if client.want_write() and client.loop_write() != MQTTErrorCode.MQTT_ERR_SUCCESS:
             return False
         return client.loop_misc() == MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _hand_over(self, client: paho.Client) -> None:
-        while self._unsent_states:
-            self._say(client, self._states[self._unsent_states.popleft()])
+        # Taken off its queue only once it is in flight: `drain` must find it in one or the other.
+        while self._unsent_states and len(self._in_flight) < self._window:
+            self._say(client, self._states[self._unsent_states[0]])
+            self._unsent_states.popleft()
         while self._volatile:
             self._say(client, self._volatile.popleft())
-        while len(self._in_flight) < _WINDOW:
+        while len(self._in_flight) < self._window:
             taken = self._spool.take()
             if taken is None:
                 break
@@ -230,19 +236,23 @@ class MqttPublisher:
     # paho calls these, from within the calls above.
 
     def _on_connect(
-        self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any
+        self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, properties: Any
     ) -> None:
         if reason.is_failure:  # a refused connection is not a connection
             self._refusal = str(reason)
             if self._refusal != _UNSUPPORTED_VERSION:
                 self._trouble(f"refused: {reason}")
             return
-        self._connected = True
+        # An MQTT 5 broker may take fewer unacknowledged messages, and hangs up on one too many.
+        self._window = min(_WINDOW, getattr(properties, "ReceiveMaximum", _WINDOW))
+        self._accepted_s = time.monotonic()
         self._connects += 1
         self._last_trouble = ""
         log.info("connected to %s:%d", self._broker.host, self._broker.port)
         self._states[self._online.topic] = self._online
-        self._unsent_states = deque(self._states)
+        self._unsent_states.clear()
+        self._unsent_states.extend(list(self._states))  # a broker without storage forgets them
+        self._connected = True
 
     def _on_disconnect(
         self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any

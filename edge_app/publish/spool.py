@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 
 from edge_app.domain import Message, SpoolState
 from edge_app.publish.wire import with_seq
@@ -35,9 +36,7 @@ class Spool:
         with self._lock:
             seq = self._next_seq
             self._next_seq += 1
-            numbered = Message(
-                message.topic, with_seq(message.payload, seq), message.delivery, message.retain
-            )
+            numbered = replace(message, payload=with_seq(message.payload, seq))
             self._waiting[seq] = numbered
             self._bytes += len(numbered.payload) + _OVERHEAD_BYTES
             while self._bytes > self._max_bytes and len(self._waiting) > 1:
@@ -55,11 +54,11 @@ class Spool:
     def take(self) -> tuple[int, Message] | None:
         """Return the oldest message not yet taken, with its number, and move the cursor past it."""
         with self._lock:
-            message = self._waiting.get(self._cursor)
-            if message is None:
-                return None
-            self._cursor += 1
-            return self._cursor - 1, message
+            while self._cursor < self._next_seq:
+                seq, self._cursor = self._cursor, self._cursor + 1
+                if seq in self._waiting:  # not if it was acknowledged before an older one
+                    return seq, self._waiting[seq]
+            return None
 
     def ack(self, seq: int) -> None:
         """Forget message `seq`: the broker has it."""
