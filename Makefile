@@ -55,6 +55,10 @@ models: $(VENV)/.dev ## rebuild the default model and compare it with the commit
 calibrate: $(VENV)/.dev ## find the quantisation parameters again from photos (minutes)
 	@$(BIN)/python -m edge_app.models.builder calibrate
 
+.PHONY: evaluate
+evaluate: $(VENV)/.dev ## measure how well the int8 model follows the float network (minutes)
+	@$(BIN)/python -m edge_app.models.builder evaluate
+
 # The engine's contract on the second runtime, where its wheels exist (Python 3.11 and older).
 PYTHON311 ?= $(shell for p in python3.11 python3; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo "$$p" && break; done)
