@@ -84,7 +84,7 @@ system-packages:
 
 .PHONY: lock
 lock: $(VENV)/.dev ## pin every run-time dependency by hash, for the platforms we install on
-	@$(BIN)/python provisioning/lock.py
+	@PATH="$(CURDIR)/$(BIN):$$PATH" python provisioning/lock.py
 
 .PHONY: clean
 clean: ## remove what was built, the virtual environments included
