@@ -119,7 +119,7 @@ class Mqtt(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Spool(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where messages wait for the broker."""
+    """Where messages wait for the broker. An empty `path`: in memory only."""
 
     path: Text = "/var/lib/edge-app/spool.db"
     max_mb: Positive = 64
