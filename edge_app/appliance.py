@@ -30,6 +30,7 @@ from edge_app.policy import Rules
 from edge_app.publish import wire
 from edge_app.report import HealthReader, describe
 from edge_app.sensors.clock import read_clock
+from edge_app.sensors.sampler import Sampler
 from edge_app.task import classify
 from edge_app.verify import open_verified
 
@@ -57,7 +58,8 @@ def run(config: Config) -> None:
         info = describe(config, files, engine)
         publisher.offer(wire.info_message(topics, info, time.monotonic_ns(), read_clock()))
         mailboxes = open_cameras(config.camera, engine.info.input_px)
-        health = HealthReader(engine, publisher, lambda: mailboxes.counters)
+        sampler = stack.enter_context(Sampler(config.power.source))
+        health = HealthReader(engine, publisher, lambda: mailboxes.counters, sampler.newest)
         loop = Loop(mailboxes, engine, publisher, topics, _job(config, files, engine, health))
 
         def stop() -> None:

@@ -131,6 +131,12 @@ class Stats(Struct, frozen=True, forbid_unknown_fields=True):
     interval_s: Annotated[float, Meta(ge=0.5, le=3600)] = 10.0
 
 
+class PowerConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """What measures electrical power; "auto": the best that answers (docs/power.md)."""
+
+    source: Literal["auto", "ina2xx", "poe", "pmic", "hwmon", "rapl", "none"] = "auto"
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be configured."""
 
@@ -141,6 +147,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     mqtt: Mqtt = Mqtt()
     spool: Spool = Spool()
     stats: Stats = Stats()
+    power: PowerConfig = PowerConfig()
 
 
 def load(path: Path) -> Config:
