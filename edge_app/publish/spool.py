@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 PAGE_ROWS = 512  # read from the disk at a time; a quarter of a megabyte
 
 _OVERHEAD_BYTES = 400  # of one waiting message in CPython: record, bytes header, dict slot
+_DELIVERED = -1
 
 Row = tuple[int, Message]
 
@@ -49,6 +50,7 @@ class Spool:
         self._bytes = 0
         self._dropped = 0
         self._overflowing = False
+        self._overflow_seq = _DELIVERED  # of the event that says so
         self._next_seq = first_seq
         self._cursor = first_seq
         # What is on the disk: all of it older than what is in `_waiting`.
@@ -76,7 +78,7 @@ class Spool:
             oldest = next(iter(self._waiting))
             self._forget(oldest)
             self._cursor = max(self._cursor, oldest + 1)
-            self._count_dropped(oldest, 1)
+            self._count_dropped(1, oldest, oldest)
         if self._is_pressing():
             self.work.set()
         return seq
@@ -111,6 +113,8 @@ class Spool:
                 self._acked_rows.add(seq)
             else:
                 self._forget(seq)
+            if seq == self._overflow_seq:
+                self._overflow_seq = _DELIVERED
             if self._overflowing and self._bytes + self._row_bytes < self._max_bytes / 2:
                 self._overflowing = False
 
@@ -137,22 +141,26 @@ class Spool:
 
     def announce(self, event: Event) -> None:
         """Log the event, and append it as a message."""
+        log.warning("%s", event.message)
         with self._lock:
             self._announce(event)
 
     def _announce(self, event: Event) -> None:
-        log.warning("%s", event.message)
         if self._as_message is not None:
             self._append(self._as_message(event))
 
-    def _count_dropped(self, last_seq: int, count: int) -> None:
+    def _count_dropped(self, count: int, first_seq: int, last_seq: int) -> None:
         self._dropped += count
         if not self._overflowing:
-            self._overflowing = True
-            text = (
-                "the spool is full: the oldest messages go, from here on until half of it is free"
-            )
-            self._announce(Event("spool_overflow", text, {"seq": last_seq}))
+            log.warning("the spool is full: the oldest messages are given up from here on")
+        elif not first_seq <= self._overflow_seq <= last_seq:
+            return
+        # An episode has one event; another takes its place if it had to go itself.
+        self._overflowing = True
+        self._overflow_seq = self._next_seq
+        text = "the spool is full: the oldest messages are given up"
+        details = {"last": last_seq, "dropped": self._dropped}
+        self._announce(Event("spool_overflow", text, details))
 
     # What follows is for the keeper.
 
@@ -219,7 +227,7 @@ class Spool:
             self._page = deque(row for row in self._page if row[0] > last_seq)
             self._sent_rows = {seq for seq in self._sent_rows if seq > last_seq}
             self._acked_rows = {seq for seq in self._acked_rows if seq > last_seq}
-            self._count_dropped(last_seq, count)
+            self._count_dropped(count, 0, last_seq)
 
     def acked_rows(self) -> list[int]:
         """Return which rows may go from the disk."""
