@@ -66,7 +66,7 @@ def _between(before: Reading, after: Reading, elapsed_s: float) -> float | None:
         return None
     difference_uj = after.counter_uj - before.counter_uj
     if difference_uj < 0 and after.wraps_uj is not None:
-        difference_uj += after.wraps_uj + 1
+        difference_uj += after.wraps_uj
     # A counter that was reset, or jumped, is no measurement of what was taken meanwhile.
     joules = difference_uj / 1e6
     return joules if 0 <= joules <= MAX_W * elapsed_s else None

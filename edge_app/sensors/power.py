@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -72,21 +71,20 @@ class PowerSensor:
         self._search_s = 0.0  # monotonic; when to look for a source (again)
         self._told = ""
 
-    def read(self) -> Reading | None:
-        """Return one reading; None when nothing measures, or nothing that makes sense came.
+    def read(self, now_s: float) -> Reading | None:
+        """Return a reading at `now_s` (monotonic); None when nothing that makes sense came.
 
         A source that answered once is given up for another only after `retry_s` without a reading.
         """
-        now_s = time.monotonic()
         reading = self._read() if self._read is not None else None
         if reading is None and now_s >= self._search_s:
             reading = self._search()
             self._search_s = now_s + self._retry_s
+            if reading is None and self._choice != "none":
+                self._tell(f'power: nothing measures it (power.source = "{self._choice}")')
         if reading is not None:
             self._search_s = now_s + self._retry_s
             self._tell(f"power: measured by {reading.source}")
-        elif self._choice != "none":
-            self._tell(f'power: nothing measures it now (power.source = "{self._choice}")')
         return reading
 
     def _search(self) -> Reading | None:

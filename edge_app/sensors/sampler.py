@@ -73,7 +73,7 @@ class Sampler:
     def _run(self) -> None:
         while True:
             started_s = time.monotonic()
-            reading = self._power.read()
+            reading = self._power.read(started_s)
             energy = self._meter.add(time.monotonic_ns(), reading)
             sample = Sample(energy, read_thermal(self._sysfs_root), self._throttle.read())
             self._newest = (time.monotonic_ns(), sample)

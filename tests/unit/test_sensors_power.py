@@ -102,7 +102,7 @@ def pi5(root: Path, folder: Path) -> str:
 
 
 def reading(root: Path, vcgencmd: str = "/nowhere/vcgencmd", choice: Choice = "auto") -> object:
-    found = PowerSensor(choice, root, vcgencmd).read()
+    found = PowerSensor(choice, root, vcgencmd).read(0)
     if found is None or found.watts is None:
         return found
     return found.source, round(found.watts, 6)
@@ -151,7 +151,7 @@ def test_any_other_chip_but_no_graphics_card(tmp_path: Path) -> None:
 def test_poe_is_current_at_an_assumed_voltage(tmp_path: Path) -> None:
     supply = put(tmp_path / "class/power_supply/rpi-poe", current_now="840000\n", online="1\n")
     assert reading(tmp_path) == ("poe-estimate", 4.2)
-    put(supply, online="0\n", current_now="0\n")  # fed by its USB socket: not 0 W
+    put(supply, online="0\n", current_now="1000\n")  # fed by its USB socket; noise
     assert reading(tmp_path) is None
 
 
@@ -166,7 +166,7 @@ def test_configuration_decides(tmp_path: Path) -> None:
     hwmon(tmp_path, 4, "ina226", power1_input="3112000\n")
     assert reading(tmp_path, vcgencmd, "none") is None
     assert reading(tmp_path, vcgencmd, "rapl") is None
-    found = PowerSensor("pmic", tmp_path, vcgencmd).read()
+    found = PowerSensor("pmic", tmp_path, vcgencmd).read(0)
     assert found is not None
     assert found.source == "pmic-estimate"
 
@@ -224,16 +224,26 @@ def test_a_source_that_fails_is_kept_for_a_while_then_replaced(tmp_path: Path) -
     """One bad reading must not change what is measured; a meter that is gone must."""
     vcgencmd = pi5(tmp_path, tmp_path)
     chip = hwmon(tmp_path, 4, "ina226", power1_input="3000000\n")
-    patient = PowerSensor("auto", tmp_path, vcgencmd, retry_s=1000)
-    hasty = PowerSensor("auto", tmp_path, vcgencmd, retry_s=0)
-    assert patient.read() == hasty.read() == Reading("ina226", 3.0)
+    sensor = PowerSensor("auto", tmp_path, vcgencmd, retry_s=30)
+    assert sensor.read(0) == Reading("ina226", 3.0)
+    assert sensor.read(100) == Reading("ina226", 3.0)
     put(chip, power1_input="")
-    assert patient.read() is None
-    found = hasty.read()
+    assert sensor.read(101) is None
+    put(chip, power1_input="3500000\n")
+    assert sensor.read(102) == Reading("ina226", 3.5)
+    put(chip, power1_input="")
+    assert sensor.read(131) is None
+    found = sensor.read(132)
     assert found is not None
     assert found.source == "pmic-estimate"
-    put(chip, power1_input="3500000\n")
-    assert patient.read() == Reading("ina226", 3.5)
+
+
+def test_a_source_that_comes_later_is_found(tmp_path: Path) -> None:
+    sensor = PowerSensor("auto", tmp_path, "/nowhere", retry_s=30)
+    assert sensor.read(0) is None
+    hwmon(tmp_path, 0, "ina226", power1_input="3000000\n")
+    assert sensor.read(29) is None
+    assert sensor.read(30) == Reading("ina226", 3.0)
 
 
 def test_what_measures_is_told_once_each_time_it_changes(
@@ -241,14 +251,15 @@ def test_what_measures_is_told_once_each_time_it_changes(
 ) -> None:
     caplog.set_level(logging.INFO)
     chip = hwmon(tmp_path, 0, "ina226", power1_input="3000000\n")
-    sensor = PowerSensor("ina2xx", tmp_path, retry_s=0)
-    for text in ("3000000", "3000000", "", "", "3000000"):
+    sensor = PowerSensor("ina2xx", tmp_path, retry_s=30)
+    flapping = [(second, "3000000" if second % 2 else "") for second in range(1, 20)]
+    for second, text in [*flapping, (50, ""), (51, ""), (81, ""), (82, "3000000")]:
         put(chip, power1_input=text)
-        sensor.read()
+        sensor.read(second)
     told = [record.getMessage() for record in caplog.records]
     assert [text.split(" (")[0] for text in told] == [
         "power: measured by ina226",
-        "power: nothing measures it now",
+        "power: nothing measures it",
         "power: measured by ina226",
     ]
 
