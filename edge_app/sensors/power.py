@@ -80,7 +80,8 @@ class PowerSensor:
         if reading is None and now_s >= self._search_s:
             reading = self._search()
             self._search_s = now_s + self._retry_s
-            if reading is None and self._choice != "none":
+            # No meter is no news, unless one was asked for, or was there.
+            if reading is None and (self._told or self._choice not in ("auto", "none")):
                 self._tell(f'power: nothing measures it (power.source = "{self._choice}")')
         if reading is not None:
             self._search_s = now_s + self._retry_s

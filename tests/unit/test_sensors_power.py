@@ -264,6 +264,16 @@ def test_what_measures_is_told_once_each_time_it_changes(
     ]
 
 
+@pytest.mark.parametrize(("choice", "told"), [("auto", 0), ("none", 0), ("ina2xx", 1)])
+def test_a_meter_that_is_missing_is_news_only_when_it_was_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, choice: Choice, told: int
+) -> None:
+    caplog.set_level(logging.INFO)
+    sensor = PowerSensor(choice, tmp_path, "/nowhere", retry_s=30)
+    assert [sensor.read(now_s) for now_s in (0, 40, 80)] == [None] * 3
+    assert len(caplog.records) == told
+
+
 def throttled(tmp_path: Path, vcgencmd: str) -> Throttled:
     return ThrottleSensor(Vcgencmd("get_throttled", vcgencmd), tmp_path).read()
 
