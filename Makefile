@@ -1,5 +1,6 @@
-# `make help` lists what there is. Everything installs into .venv; nothing else on the machine
-# changes, except that `make test` installs a few Debian packages when they are missing.
+# `make help` lists what there is. Everything installs into .venv and .venv-tflite; nothing else on
+# the machine changes, except that `make test` and `make bench` install a few Debian packages (see
+# tests/system-packages) when they are missing.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,6 +13,10 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 SOURCES := pyproject.toml edge_app/__init__.py
+# pip says everything or nothing; this shows that it is getting on.
+PIP_INSTALL = $(BIN)/pip install --disable-pip-version-check --progress-bar off
+PROGRESS := awk '/^ *Collecting/ {printf " %s", $$2; fflush()} \
+	/^Installing collected/ {printf "\n unpacking ...\n"; fflush()}'
 
 .PHONY: help
 help: ## list the commands
@@ -74,8 +79,8 @@ endif
 .venv-tflite/.ready: pyproject.toml
 	@echo "installing tflite_runtime into .venv-tflite ..."
 	@$(PYTHON311) -m venv .venv-tflite
-	@.venv-tflite/bin/pip install --quiet -e '.[tflite]' 'opencv-python-headless<4.12' \
-		pytest pytest-timeout hypothesis
+	@.venv-tflite/bin/pip install --disable-pip-version-check --progress-bar off -e '.[tflite]' \
+		'opencv-python-headless<4.12' pytest pytest-timeout hypothesis | $(PROGRESS)
 	@touch $@
 
 .PHONY: system-packages
@@ -84,7 +89,7 @@ system-packages:
 
 .PHONY: lock
 lock: $(VENV)/.dev ## pin every run-time dependency by hash, for the platforms we install on
-	@$(BIN)/python provisioning/lock.py
+	@PATH="$(CURDIR)/$(BIN):$$PATH" python provisioning/lock.py
 
 .PHONY: clean
 clean: ## remove what was built, the virtual environments included
@@ -97,10 +102,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo: $(SOURCES) | $(VENV)/bin/python
 	@echo "installing edge-app and the demo's broker (once; about a minute) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@$(PIP_INSTALL) -e '.[demo]' | $(PROGRESS)
 	@touch $@
 
 $(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
 	@echo "installing edge-app and the development tools (once; about a minute) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(PIP_INSTALL) -e '.[dev]' | $(PROGRESS)
 	@touch $@ $(VENV)/.demo

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# How long a thread may keep the interpreter while the engine's waits for it to take its next frame.
+# Python's default of 5 ms is longer than an inference; docs/performance.md has the figures.
+SWITCH_INTERVAL_S = 1e-4
 SHUTDOWN_S = 4.5  # to end capture and flush; goodbye and the disk get the rest of SIGTERM's 6 s
 MEMORY_MAX_BYTES = 32_000_000  # of messages while the disk takes none, however large it is
 
@@ -49,6 +52,7 @@ def run(config: Config) -> None:
 
     Raises EdgeAppError when a part cannot be opened or fails.
     """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with ExitStack() as stack:
         files = resolve(config.model.name, config.model.labels)
         engine = open_engine(config.model, files)
