@@ -251,7 +251,7 @@ def test_what_measures_is_told_once_each_time_it_changes(
 ) -> None:
     caplog.set_level(logging.INFO)
     chip = hwmon(tmp_path, 0, "ina226", power1_input="3000000\n")
-    sensor = PowerSensor("ina2xx", tmp_path, retry_s=30)
+    sensor = PowerSensor("auto", tmp_path, "/nowhere", retry_s=30)
     flapping = [(second, "3000000" if second % 2 else "") for second in range(1, 20)]
     for second, text in [*flapping, (50, ""), (51, ""), (81, ""), (82, "3000000")]:
         put(chip, power1_input=text)
