@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -338,7 +339,7 @@ def test_a_read_only_disk_is_used_once_it_takes_writes(small_disk: Path) -> None
         assert events(payloads)[0]["event"] == "spool_degraded"
         remount[2] = "remount,rw"
         subprocess.run(remount, check=True)
-        later = []
+        later: list[dict[str, Any]] = []
         while not events(later, "spool_recovered"):
             later += drained(spool)
     assert numbers(later) == [0]  # late, but not lost
