@@ -380,3 +380,20 @@ def test_every_batch_is_on_the_disk_when_the_call_returns(path: Path) -> None:
         tracer.communicate()
         file.close()
     assert "sync(" in trace.read_text()
+
+
+def test_memory_does_not_grow_with_what_waits(path: Path) -> None:
+    def resident_mb() -> float:
+        return (
+            int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
+        )
+
+    with spool_at(path, max_bytes=1_000_000_000) as spool:
+        before_mb = resident_mb()
+        for number in range(200_000):  # 120 MB if they stayed in memory
+            spool.append(record(number, 200))
+            if number % 5000 == 0:
+                wait_until(lambda: not spool.is_pressing())
+        wait_until_saved(spool)
+        assert spool.state().queued == 200_000
+        assert resident_mb() - before_mb < 60
