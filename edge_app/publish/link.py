@@ -17,7 +17,7 @@ KEEPALIVE_S = 30
 _CONNECT_TIMEOUT_S = 10.0
 _PAUSE_FIRST_S, _PAUSE_MAX_S = 0.5, 60.0
 _STABLE_S = 10.0
-_REFUSED_FOR_LONG = ("Not authorized", "Bad user name or password", "Banned")
+BAD_CREDENTIALS = ("Not authorized", "Bad user name or password", "Banned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Retry:
         lost at once does not: two devices of the same name would throw each other out for ever.
         Credentials do not get better by asking again soon.
         """
-        if refusal in _REFUSED_FOR_LONG:
+        if refusal in BAD_CREDENTIALS:
             return Retry(_PAUSE_MAX_S)
         if held_s >= _STABLE_S:
             return Retry(_PAUSE_FIRST_S)

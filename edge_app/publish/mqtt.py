@@ -24,7 +24,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_app.domain import Delivery, Message, MqttState, SpoolState
-from edge_app.publish.link import KEEPALIVE_S, Broker, Retry, new_client
+from edge_app.publish.link import BAD_CREDENTIALS, KEEPALIVE_S, Broker, Retry, new_client
 from edge_app.publish.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,8 @@ class MqttPublisher:
         self._online, self._offline = online, offline
         self._volatile: deque[Message] = deque(maxlen=_VOLATILE_LIMIT)
         self._states: dict[str, Message] = {}
-        self._unsent_states: deque[str] = deque()
+        self._unsent_states: dict[str, None] = {}  # topics, in order
+        self._states_lock = threading.Lock()
         self._in_flight: dict[int, int | None] = {}  # paho's message id: our seq
         self._window = _WINDOW
         self._first_protocol = (
@@ -74,8 +75,9 @@ class MqttPublisher:
         if message.delivery is Delivery.SPOOLED:
             self._spool.append(message)
         elif message.delivery is Delivery.STATE:
-            self._states[message.topic] = message
-            self._unsent_states.append(message.topic)
+            with self._states_lock:
+                self._states[message.topic] = message
+                self._unsent_states[message.topic] = None
         elif self._connected:
             self._volatile.append(message)
         self._wake()
@@ -108,8 +110,9 @@ class MqttPublisher:
                 os.eventfd_write(self._wake_fd, 1)
 
     def _all_delivered(self) -> bool:
-        waiting = self._spool.state().queued or self._unsent_states or self._volatile
-        return not waiting and not self._in_flight
+        with self._states_lock:  # a state on its way is found in one or the other
+            waiting = self._unsent_states or self._in_flight or self._spool.state().queued
+        return not waiting and not (self._connected and self._volatile)
 
     # Everything below runs in the network thread.
 
@@ -147,7 +150,6 @@ class MqttPublisher:
             log.debug("the connection ended with", exc_info=True)
         finally:
             self._connected = False
-            self._volatile.clear()  # old news by the next connection
         return time.monotonic() - self._accepted_s if self._connects > connects else 0.0
 
     def _client(self) -> paho.Client:
@@ -180,6 +182,10 @@ class MqttPublisher:
                 ready = {key.fileobj for key, _ in selector.select(0.1 if goodbye_at else 1.0)}
                 if self._wake_fd in ready:
                     os.eventfd_read(self._wake_fd)
+                if link in ready and not self._connected and _has_hung_up(link):
+                    self._refusal = _NO_ANSWER
+                    self._trouble("it hangs up without an answer")
+                    return
                 if not self._turn(client, link, link in ready):
                     return
                 if not self._connected and time.monotonic() > answer_by:
@@ -209,9 +215,11 @@ class MqttPublisher:
 
     def _hand_over(self, client: paho.Client) -> None:
         # Taken off its queue only once it is in flight: `drain` must find it in one or the other.
-        while self._unsent_states and len(self._in_flight) < self._window:
-            self._say(client, self._states[self._unsent_states[0]])
-            self._unsent_states.popleft()
+        with self._states_lock:
+            while self._unsent_states and len(self._in_flight) < self._window:
+                topic = next(iter(self._unsent_states))
+                del self._unsent_states[topic]
+                self._say(client, self._states[topic])
         while self._volatile:
             self._say(client, self._volatile.popleft())
         while len(self._in_flight) < self._window:
@@ -239,7 +247,7 @@ class MqttPublisher:
     def _trouble(self, reason: str) -> None:
         """Log a failed connection once, until it changes or is over."""
         level = logging.DEBUG if reason == self._last_trouble else logging.WARNING
-        log.log(level, "broker %s:%d: %s", self._broker.host, self._broker.port, reason)
+        log.log(level, "broker %s:%d: %s; trying on", self._broker.host, self._broker.port, reason)
         self._last_trouble = reason
 
     # paho calls these, from within the calls above.
@@ -249,7 +257,9 @@ class MqttPublisher:
     ) -> None:
         if reason.is_failure:  # a refused connection is not a connection
             self._refusal = str(reason)
-            if self._refusal != _UNSUPPORTED_VERSION:
+            if self._refusal in BAD_CREDENTIALS:
+                self._trouble(f"refused: {reason}; check mqtt.username and mqtt.password_file")
+            elif self._refusal != _UNSUPPORTED_VERSION:
                 self._trouble(f"refused: {reason}")
             return
         # An MQTT 5 broker may take fewer unacknowledged messages, and hangs up on one too many.
@@ -258,16 +268,19 @@ class MqttPublisher:
         self._connects += 1
         self._last_trouble = ""
         log.info("connected to %s:%d", self._broker.host, self._broker.port)
-        self._states[self._online.topic] = self._online
-        self._unsent_states.clear()
-        self._unsent_states.extend(list(self._states))  # a broker without storage forgets them
+        with self._states_lock:
+            self._states[self._online.topic] = self._online
+            self._unsent_states.update(dict.fromkeys(self._states))  # the broker may forget them
+        self._volatile.clear()  # by now old news
         self._connected = True
 
     def _on_disconnect(
-        self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any
+        self, _client: Any, _data: Any, _flags: Any, _reason: ReasonCode, _properties: Any
     ) -> None:
         if self._connected and not self._stopping.is_set():
-            self._trouble(f"connection lost: {reason}")
+            held_s = time.monotonic() - self._accepted_s
+            twin = f"; is another client called {self._broker.client_id}?" if held_s < 5 else ""
+            self._trouble(f"connection lost after {held_s:.0f} s{twin}")
         self._connected = False
 
     def _on_publish(
@@ -275,6 +288,15 @@ class MqttPublisher:
     ) -> None:
         seq = self._in_flight.pop(mid, None)
         if reason.is_failure:
-            self._trouble(f"message refused: {reason}")
-        if seq is not None:
+            self._trouble(f"message refused: {reason}; may this client write to its topics?")
+            if seq is not None:
+                self._spool.refuse(seq)
+        elif seq is not None:
             self._spool.ack(seq)
+
+
+def _has_hung_up(link: Any) -> bool:
+    """Whether the peer has closed a plain connection; a TLS one cannot be asked without reading."""
+    return isinstance(link, socket.socket) and not (
+        isinstance(link, ssl.SSLSocket) or link.recv(1, socket.MSG_PEEK)
+    )

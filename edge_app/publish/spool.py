@@ -118,6 +118,12 @@ class Spool:
             if self._overflowing and self._bytes + self._row_bytes < self._max_bytes / 2:
                 self._overflowing = False
 
+    def refuse(self, seq: int) -> None:
+        """Give message `seq` up, and count it: the broker will never take it."""
+        self.ack(seq)
+        with self._lock:
+            self._dropped += 1
+
     def _forget(self, seq: int) -> None:
         message = self._waiting.pop(seq, None)
         if message is not None:

@@ -282,6 +282,24 @@ def test_a_broker_without_mqtt_5(caplog: pytest.LogCaptureFixture) -> None:
     assert "3.1.1" in caplog.text
 
 
+def test_a_broker_that_hangs_up_on_mqtt_5() -> None:
+    greetings: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up_twice() -> None:
+            for _ in range(2):
+                peer, _address = server.accept()
+                greetings.append(peer.recv(64))
+                peer.close()
+
+        thread = threading.Thread(target=hang_up_twice)
+        thread.start()
+        with publishing(server.getsockname()[1]):
+            thread.join()
+    versions = [greeting[greeting.index(b"MQTT") + 4] for greeting in greetings]
+    assert versions == [5, 4]
+
+
 def test_a_refused_connection_is_not_a_connection(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
