@@ -28,7 +28,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from tests.standin.edgetpu.faults import Fault, Kind, set_fault
+from tests.standin.edgetpu.faults import Fault, Kind, set_fault, times_struck
+
+__all__ = ["Device", "Fault", "Kind", "build", "device"]
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[2]
@@ -90,6 +92,13 @@ class Device:
         }
 
     @property
+    def pid(self) -> int:
+        """The device process. Raises RuntimeError when it is not plugged in."""
+        if self._process is None:
+            raise RuntimeError("the stand-in device is not plugged in")
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         """What the device process wrote to its standard error."""
         path = self._folder / "device.log"
@@ -131,11 +140,11 @@ class Device:
 
     def freeze(self) -> None:
         """Stop the device process: it is still listed, and answers nothing."""
-        self._signal(signal.SIGSTOP)
+        os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let a frozen device go on where it was."""
-        self._signal(signal.SIGCONT)
+        os.kill(self.pid, signal.SIGCONT)
 
     def fault(
         self, kind: Kind, *, times: int | None = None, seconds: float = 0.0, mask: int = 0x55
@@ -145,6 +154,11 @@ class Device:
         It lasts until `heal`, or has struck `times` times; unplugging does not cure it.
         """
         set_fault(self._folder, Fault(kind, times, seconds, mask))
+
+    @property
+    def struck(self) -> int:
+        """How many requests have met the present fault."""
+        return times_struck(self._folder)
 
     def heal(self) -> None:
         """Take the fault away."""
@@ -159,11 +173,6 @@ class Device:
                 stdout=stdout,
                 stderr=log,
             )
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process is None:
-            raise RuntimeError("the stand-in device is not plugged in")
-        self._process.send_signal(number)
 
     def _end(self) -> None:
         if self._process is not None:

@@ -57,12 +57,17 @@ def strike(folder: Path, stage: Literal["open", "invoke"]) -> Fault | None:
     if not said or said["kind"].startswith("open_") != (stage == "open"):
         return None
     fault = Fault(**said)
-    used = _read(folder / _USED)
-    count = used["count"] if used and used["id"] == fault.id else 0
+    count = times_struck(folder)
     if fault.times is not None and count >= fault.times:
         return None
     _replace(folder / _USED, json.dumps({"id": fault.id, "count": count + 1}))
     return fault
+
+
+def times_struck(folder: Path) -> int:
+    """Return how many requests have met the present fault."""
+    said, used = _read(folder / _FAULT), _read(folder / _USED)
+    return int(used["count"]) if said and used and used["id"] == said["id"] else 0
 
 
 def _read(path: Path) -> Any:
