@@ -37,7 +37,8 @@ def same_ends(model: bytes) -> bytes:
     """Return a CPU model with the inputs and outputs of a compiled model's `edgetpu-custom-op`.
 
     For a real compiled file whose CPU twin is not at hand. It computes nothing of worth: each
-    output is the beginning of the first input. Raises ValueError unless there is one such operator.
+    output is the beginning of the first input, and quantised like it, since codes are only copied.
+    Raises ValueError unless there is one such operator.
     """
     source = schema.ModelT.InitFromPackedBuf(model, 0)
     (graph,) = source.subgraphs
@@ -60,6 +61,7 @@ def _beginning(
 ) -> list[schema.OperatorT]:
     """Return the operators that flatten the first input, cut it, and shape it as `output`."""
     source, target = graph.tensors[0], graph.tensors[output]
+    target.quantization = source.quantization
     flat = _add(graph, _shaped(source, [math.prod(source.shape)]))
     part = _add(graph, _shaped(target, [math.prod(target.shape)]))
     first = _add(graph, _constant([0], buffers))
