@@ -8,7 +8,7 @@ judged and published: so the engine waits for nothing but the hand-over.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +16,7 @@ from typing import Protocol
 from edge_app import policy
 from edge_app.domain import (
     Engine,
+    Event,
     Frame,
     Health,
     Label,
@@ -70,7 +71,8 @@ class Job:
 
     `decode` turns raw outputs into labels, best first, more than `top_k` and below the threshold
     too, because the rules look at those as well. `read_health`
-    reports on the window it is given. `stats_every_s`: how often that is published.
+    reports on the window it is given. `stats_every_s`: how often that is published. `take_events`
+    returns what happened since it was last called.
     """
 
     task: str
@@ -81,6 +83,7 @@ class Job:
     read_clock: Callable[[], WallClock]
     read_health: Callable[[Window, int], Health]
     stats_every_s: float
+    take_events: Callable[[], Sequence[Event]] = tuple
 
 
 def preparer(size_px: tuple[int, int], crops: Mapping[str, Crop]) -> Callable[[Frame], Prepared]:
@@ -209,6 +212,8 @@ class Loop:
         if now_ns - self._clock_read_ns >= _CLOCK_EVERY_NS:
             self._clock = self._job.read_clock()
             self._clock_read_ns = now_ns
+        for event in self._job.take_events():
+            self._publisher.offer(wire.event_message(self._topics, event, now_ns, self._clock))
         if now_ns - self._window.started_ns >= self._job.stats_every_s * 1e9:
             self._publish_stats(now_ns)
 

@@ -37,10 +37,12 @@ class HealthReader:
         engine: Engine,
         publisher: Publisher,
         counters: Callable[[], Mapping[str, Counters]],
+        accelerator: Callable[[], Accelerator] = Accelerator,
     ) -> None:
         self._engine = engine
         self._publisher = publisher
         self._counters = counters
+        self._accelerator = accelerator
         self._process = ProcessMeter()
         self._before = Counters()
 
@@ -75,7 +77,7 @@ class HealthReader:
             power=Power(),
             thermal_c=read_thermal(),
             throttled=Throttled(),
-            accelerator=Accelerator(),
+            accelerator=self._accelerator(),
             process=self._process.read(),
             spool=spool,
             mqtt=mqtt,

@@ -31,7 +31,6 @@ class Echo:
 
     def __init__(self, backend: str, behaviour: Path | None = None) -> None:
         self._behaviour = behaviour
-        self._runs = 0
         self.info = EngineInfo(
             model="echo",
             backend=backend,
@@ -45,10 +44,12 @@ class Echo:
     def run(self, pixels: Pixels) -> list[Tensor]:
         if pixels.shape != SHAPE:
             raise EngineError(f"takes uint8 pixels of shape {SHAPE}, got {pixels.shape}")
-        self._runs += 1
         if self._behaviour is not None:
-            _misbehave(_words(self._behaviour)[1], self._runs)
-            if _words(self._behaviour)[1] == "wrong":
+            word = _words(self._behaviour)[1]
+            if word == "hang":
+                self._behaviour.with_suffix(".hangs").touch()
+            _misbehave(word)
+            if word == "wrong":
                 return [255 - pixels.reshape(-1)]
         return [pixels.reshape(-1).copy()]
 
@@ -70,7 +71,7 @@ def open_device(behaviour: str, **_rest: Any) -> Echo:
         raise EngineError("no Edge TPU is attached", hint="plug it in")
     if word == "unfit":
         raise ModelError("not compiled for the Edge TPU", hint="compile it")
-    _misbehave(word, 0)
+    _misbehave(word)
     return Echo("edgetpu", Path(behaviour))
 
 
@@ -83,7 +84,7 @@ def _words(behaviour: Path) -> list[str]:
     return behaviour.read_text().split()
 
 
-def _misbehave(word: str, runs: int) -> None:
+def _misbehave(word: str) -> None:
     match word:
         case "abort":
             os.write(2, b"F driver/usb/usb_driver.cc:857] transfer on tag 2 failed\n")
