@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -19,8 +20,10 @@ from edge_app.camera.mailbox import Feed, Mailboxes
 from edge_app.camera.opening import open_camera
 from edge_app.camera.sources import is_lossless, stall_bound_s
 from edge_app.catalog import ModelFiles, resolve
-from edge_app.config import CameraConfig, Config, ModelConfig, Mqtt
+from edge_app.config import CameraConfig, Config, Mqtt
 from edge_app.domain import Engine, Event, Label, Publisher, Tensor
+from edge_app.engine.failover import FailoverEngine
+from edge_app.engines import open_engine
 from edge_app.errors import CameraError, CameraStalled, EngineError
 from edge_app.loop import Job, Loop, Prepared, preparer
 from edge_app.policy import Rules
@@ -28,13 +31,15 @@ from edge_app.publish import wire
 from edge_app.report import HealthReader, describe
 from edge_app.sensors.clock import read_clock
 from edge_app.task import classify
-from edge_app.verify import open_verified
 
 if TYPE_CHECKING:
     from edge_app.publish.link import Broker
 
 log = logging.getLogger(__name__)
 
+# How long a thread may keep the interpreter while the engine's waits for it to take its next frame.
+# Python's default of 5 ms is longer than an inference; docs/performance.md has the figures.
+SWITCH_INTERVAL_S = 1e-4
 SHUTDOWN_S = 4.8  # to end capture and flush; saying goodbye takes the rest of SIGTERM's 6 s
 
 
@@ -43,6 +48,7 @@ def run(config: Config) -> None:
 
     Raises EdgeAppError when a part cannot be opened or fails.
     """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with ExitStack() as stack:
         files = resolve(config.model.name, config.model.labels)
         engine = open_engine(config.model, files)
@@ -50,11 +56,22 @@ def run(config: Config) -> None:
         topics = wire.Topics(config.mqtt.base, config.device.id)
         publisher = open_publisher(config, topics)
         stack.callback(publisher.close)
-        info = describe(config, files, engine)
-        publisher.offer(wire.info_message(topics, info, time.monotonic_ns(), read_clock()))
+
+        def offer_info() -> None:
+            info = describe(config, files, engine)
+            publisher.offer(wire.info_message(topics, info, time.monotonic_ns(), read_clock()))
+
+        def take_events() -> list[Event]:
+            events = engine.events() if isinstance(engine, FailoverEngine) else []
+            if events:  # another backend than before computes
+                offer_info()
+            return events
+
+        offer_info()
         mailboxes = open_cameras(config.camera, engine.info.input_px)
         health = HealthReader(engine, publisher, lambda: mailboxes.counters)
-        loop = Loop(mailboxes, engine, publisher, topics, _job(config, files, engine, health))
+        job = replace(_job(config, files, engine, health), take_events=take_events)
+        loop = Loop(mailboxes, engine, publisher, topics, job)
 
         def stop() -> None:
             loop.stop()
@@ -88,19 +105,6 @@ _EVENTS: Mapping[type[Exception], str] = {
     CameraStalled: "camera_stalled",
     CameraError: "camera_failed",
 }
-
-
-def open_engine(config: ModelConfig, files: ModelFiles) -> Engine:
-    """Open the configured model, held to its passport, on the configured backend.
-
-    Raises EngineError when the backend is not there, ModelError when the model is refused.
-    """
-    if config.backend == "edgetpu":
-        raise EngineError(
-            'model.backend is "edgetpu", which this version cannot drive yet',
-            hint='set it to "auto" or "cpu"',
-        )
-    return open_verified(files, threads=config.threads, runtime=config.runtime)
 
 
 def open_publisher(config: Config, topics: wire.Topics) -> Publisher:

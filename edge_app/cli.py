@@ -6,6 +6,7 @@ Results go to stdout, logs and progress to stderr.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         format="%(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be valid text
     command: Command = args.command
     try:
         return command(args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -15,12 +16,18 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
-from edge_app.camera.sources import parse_source
+from edge_app.camera.sources import parse_source, redacted
 from edge_app.errors import ConfigError, EdgeAppError
 from edge_app.validate import convert, shown
 
 Backend = Literal["auto", "edgetpu", "cpu"]
-Text = Annotated[str, Meta(max_length=1000)]
+# In Python `$` also matches before a final newline, in JSON Schema it does not; this is no line end
+# in both.
+_END = r"$(?!\n)"
+Text = Annotated[
+    str,
+    Meta(pattern=r"^[^\0]*$", max_length=1000, description="text of at most 1000 characters"),
+]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
@@ -28,26 +35,28 @@ Pixels = Annotated[int, Meta(ge=16, le=16_384)]
 _SOURCES = "picamera:0, v4l2:/dev/video0, rtsp://HOST/PATH, file:CLIP or images:DIR"
 _CAMERAS = 'one table or more, such as [camera.main] with source = "picamera:0"'
 TopicName = Annotated[
-    str, Meta(pattern=r"^[^+#\0]+$", max_length=200, description="a topic without + and #")
+    str, Meta(pattern=rf"^[^+#\0]+{_END}", max_length=200, description="a topic without + and #")
 ]
 Prefix = Annotated[
     str,
-    Meta(pattern=r"^[^+#\0]*$", max_length=200, description="a topic without + or #, or empty"),
+    Meta(
+        pattern=rf"^[^+#\0]*{_END}", max_length=200, description="a topic without + or #, or empty"
+    ),
 ]
 DeviceId = Annotated[
-    str, Meta(pattern="^[a-z0-9-]{1,63}$", description="1 to 63 of a-z, 0-9 and -")
+    str, Meta(pattern=rf"^[a-z0-9-]{{1,63}}{_END}", description="1 to 63 of a-z, 0-9 and -")
 ]
 EdgeTpu = Annotated[
     str,
     Meta(
-        pattern=r"^(|usb|pci|(usb|pci)?:\d+)$",
+        pattern=rf"^(|usb|pci|(usb|pci)?:[0-9]+){_END}",
         description='"" (any), "usb", "pci", or one by number: ":0", "usb:0", "pci:0"',
     ),
 ]
 
 
 def _host_id() -> str:
-    return re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().lower()).strip("-") or "edge-app"
+    return re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().lower())[:63].strip("-") or "edge-app"
 
 
 class Device(Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,7 +69,7 @@ class Device(Struct, frozen=True, forbid_unknown_fields=True):
 class CameraConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """One `[camera.NAME]` table."""
 
-    source: Annotated[str, Meta(min_length=1, max_length=1000, description=_SOURCES)]
+    source: Annotated[str, Meta(pattern=r"^[^\0]+$", max_length=1000, description=_SOURCES)]
     size_px: tuple[Pixels, Pixels] = (640, 480)
     fps: Annotated[float, Meta(ge=0, le=1000)] = 30.0
     loop: bool = True
@@ -73,7 +82,9 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):
     `performance`: the Edge TPU's clock. `threads`: of one inference on the CPU.
     """
 
-    name: Annotated[str, Meta(min_length=1, max_length=1000)] = "mobilenet_v2_1.0_224"
+    name: Annotated[
+        str, Meta(pattern=r"^[^\0]+$", max_length=1000, description="a catalogue name or a path")
+    ] = "mobilenet_v2_1.0_224"
     labels: Text = ""
     backend: Backend = "auto"
     device: EdgeTpu = ""
@@ -153,7 +164,7 @@ def parse(text: str, origin: str) -> Config:
     """Check configuration `text`; `origin` names it in errors. Raises ConfigError."""
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # endless numbers and nesting too
         raise ConfigError(f"{origin}: not valid TOML: {error}", hint="see toml.io") from error
     config, faults = convert(Config, data)
     if config is not None:
@@ -187,8 +198,15 @@ def _meaning(config: Config) -> Iterator[str]:
         "mqtt.password_file": config.mqtt.password_file,
     }
     for path, file in files.items():
-        if file and not os.access(file, os.R_OK):
-            reason = "not readable by this user" if Path(file).exists() else "no such file"
+        if not file:
+            continue
+        if not Path(file).exists():
+            reason = "no such file"
+        elif Path(file).is_dir():
+            reason = "a directory"
+        else:
+            reason = "" if os.access(file, os.R_OK) else "not readable by this user"
+        if reason:
             yield f"{path}: found {shown(file)}: {reason}; allowed: a readable file, or empty"
     if config.mqtt.password_file and _open_to_others(Path(config.mqtt.password_file)):
         yield (
@@ -236,12 +254,19 @@ def show(config: Config) -> str:
     lines = []
     plain: dict[str, Any] = msgspec.to_builtins(config)
     cameras: dict[str, Any] = plain.pop("camera")
+    for camera in cameras.values():
+        camera["source"] = redacted(camera["source"])
     tables = {f"camera.{name}": table for name, table in cameras.items()} | plain
     for title, table in tables.items():
         lines.append(f"[{title}]")
-        lines += [f"{key} = {shown(value)}" for key, value in table.items()]
+        lines += [f"{key} = {_toml(value)}" for key, value in table.items()]
         lines.append("")
-    return hide_password("\n".join(lines)).rstrip() + "\n"
+    return "\n".join(lines)
+
+
+def _toml(value: object) -> str:
+    # A JSON value is a TOML value, but for one control character.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def schema() -> dict[str, Any]:

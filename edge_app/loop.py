@@ -1,15 +1,17 @@
 """The only loop: the newest frame goes through the engine, and what it showed goes out.
 
-The engine works in a thread of its own, one frame at a time. As soon as it has answered, the next
-frame (already fitted, in its capture thread) is handed to it, and only then is the answer decoded,
-judged and published: so the engine waits for nothing but the hand-over.
+The engine's thread takes the next frame (already fitted, in its capture thread) as soon as it has
+answered the last one; the loop's thread decodes, judges and publishes the answers, in order. So no
+thread has to be woken between two inferences.
 """
 
 from __future__ import annotations
 
+import contextlib
+import queue
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +38,8 @@ from edge_app.telemetry import Window
 
 _CLOCK_EVERY_NS = 1_000_000_000
 _DRAIN_STEP_S = 0.2
+_LOOK_UP_S = 0.5  # the engine's thread looks up this often, should nobody wake it
+_UNDECODED_LIMIT = 2  # one frame at work and one answered; more would only be older when published
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class Prepared:
 class Answer:
     """What the engine made of one prepared frame, and when."""
 
+    prepared: Prepared
     outputs: list[Tensor]
     backend: str
     started_ns: int
@@ -99,7 +104,7 @@ def preparer(size_px: tuple[int, int], crops: Mapping[str, Crop]) -> Callable[[F
 
 
 class Loop:
-    """Runs until `stop` or the end of every camera. All methods but `stop` are for one thread."""
+    """Runs until `stop` or the end of every camera. `run` may be called once."""
 
     def __init__(
         self,
@@ -116,6 +121,11 @@ class Loop:
         self._job = job
         self._states: dict[str, policy.State] = {}
         self._stopping = False
+        self._failure: BaseException | None = None
+        self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()  # None: the end
+        self._turns: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for each frame let in
+        for _ in range(_UNDECODED_LIMIT):
+            self._turns.put(None)
         now_ns = time.monotonic_ns()
         self._window = Window(now_ns)
         self._clock = job.read_clock()
@@ -127,40 +137,53 @@ class Loop:
 
     def run(self) -> None:
         """Serve frames. Raises what a camera or the engine raised."""
-        with ThreadPoolExecutor(1, thread_name_prefix="engine") as worker:
-            try:
-                self._serve(worker)
-            except CameraEnded:
-                self._finish_delivery()
+        worker = threading.Thread(target=self._infer_all, name="engine")
+        worker.start()
+        try:
+            self._serve()
+        except CameraEnded:
+            self._finish_delivery()
+        finally:
+            self._stopping = True
+            self._turns.put(None)
+            worker.join()
 
-    def _serve(self, worker: ThreadPoolExecutor) -> None:
-        at_work: tuple[Prepared, Future[Answer]] | None = None
-        while not self._stopping:
-            if at_work is None:
-                at_work = self._hand_over(worker, self._frames.take(self._until_tick_s()))
-            if at_work is not None:
-                prepared, answer = at_work[0], at_work[1].result()
-                try:
-                    at_work = self._hand_over(worker, self._frames.take(0))
-                finally:  # the end of the cameras must not lose the last answer
-                    self._conclude(prepared, answer)
-            self._tick()
+    def _infer_all(self) -> None:
+        """Thread of the engine: infer on what comes, until `stop` or a failure."""
+        try:
+            while not self._stopping:
+                self._turns.get()
+                prepared = None
+                while prepared is None and not self._stopping:
+                    prepared = self._frames.take(_LOOK_UP_S)
+                if prepared is not None:
+                    self._answers.put(self._infer(prepared))
+        except BaseException as error:  # noqa: BLE001 - raised by run(), in its caller's thread
+            self._failure = error
+        self._answers.put(None)
 
-    def _hand_over(
-        self, worker: ThreadPoolExecutor, prepared: Prepared | None
-    ) -> tuple[Prepared, Future[Answer]] | None:
-        if prepared is None:
-            return None
-        return prepared, worker.submit(self._infer, prepared.pixels)
-
-    def _infer(self, pixels: Pixels) -> Answer:
+    def _infer(self, prepared: Prepared) -> Answer:
         started_ns = time.monotonic_ns()
-        outputs = self._engine.run(pixels)
+        outputs = self._engine.run(prepared.pixels)
         ended_ns = time.monotonic_ns()
-        return Answer(outputs, self._engine.info.backend, started_ns, ended_ns)
+        return Answer(prepared, outputs, self._engine.info.backend, started_ns, ended_ns)
 
-    def _conclude(self, prepared: Prepared, answer: Answer) -> None:
+    def _serve(self) -> None:
+        """Conclude every answer and keep time, until the engine's thread has come to its end."""
+        while True:
+            with contextlib.suppress(queue.Empty):
+                answer = self._answers.get(timeout=self._until_tick_s())
+                if answer is None:
+                    break
+                self._conclude(answer)
+                self._turns.put(None)
+            self._tick()
+        if self._failure is not None:
+            raise self._failure
+
+    def _conclude(self, answer: Answer) -> None:
         """Decode, judge, publish, count."""
+        prepared = answer.prepared
         decode_ns = time.monotonic_ns()
         labels = self._job.decode(answer.outputs)
         before = self._states.get(prepared.camera, policy.State())
@@ -175,7 +198,7 @@ class Loop:
                 invoke_ms=invoke_ms,
                 postprocess_ms=_ms(decode_ns, time.monotonic_ns()),
             )
-            self._publisher.offer(self._message(prepared, answer, labels, timing, trigger))
+            self._publisher.offer(self._message(answer, labels, timing, trigger))
             self._window.published += 1
         self._window.add(
             preprocess_ms=prepared.preprocess_ms,
@@ -185,13 +208,12 @@ class Loop:
 
     def _message(
         self,
-        prepared: Prepared,
         answer: Answer,
         labels: tuple[Label, ...],
         timing: Timing,
         trigger: policy.Trigger,
     ) -> Message:
-        threshold = self._job.rules.threshold
+        prepared, threshold = answer.prepared, self._job.rules.threshold
         shown = tuple(label for label in labels[: self._job.top_k] if label.score >= threshold)
         result = Result(
             camera=prepared.camera,
@@ -212,10 +234,13 @@ class Loop:
         if now_ns - self._clock_read_ns >= _CLOCK_EVERY_NS:
             self._clock = self._job.read_clock()
             self._clock_read_ns = now_ns
-        for event in self._job.take_events():
-            self._publisher.offer(wire.event_message(self._topics, event, now_ns, self._clock))
+        self._publish_events(now_ns)
         if now_ns - self._window.started_ns >= self._job.stats_every_s * 1e9:
             self._publish_stats(now_ns)
+
+    def _publish_events(self, now_ns: int) -> None:
+        for event in self._job.take_events():
+            self._publisher.offer(wire.event_message(self._topics, event, now_ns, self._clock))
 
     def _publish_stats(self, now_ns: int) -> None:
         health = self._job.read_health(self._window, now_ns)
@@ -231,7 +256,9 @@ class Loop:
 
     def _finish_delivery(self) -> None:
         """After the last frame of a recording: report once more, wait for the broker to have it."""
-        self._publish_stats(time.monotonic_ns())
+        now_ns = time.monotonic_ns()
+        self._publish_events(now_ns)
+        self._publish_stats(now_ns)
         while not self._stopping and not self._publisher.drain(_DRAIN_STEP_S):
             pass
 

@@ -24,6 +24,7 @@ from edge_app.domain import (
     Rates,
     Throttled,
 )
+from edge_app.engine.failover import FailoverEngine
 from edge_app.sensors.process import ProcessMeter
 from edge_app.sensors.thermal import read_thermal
 from edge_app.telemetry import Window
@@ -37,12 +38,10 @@ class HealthReader:
         engine: Engine,
         publisher: Publisher,
         counters: Callable[[], Mapping[str, Counters]],
-        accelerator: Callable[[], Accelerator] = Accelerator,
     ) -> None:
         self._engine = engine
         self._publisher = publisher
         self._counters = counters
-        self._accelerator = accelerator
         self._process = ProcessMeter()
         self._before = Counters()
 
@@ -55,6 +54,7 @@ class HealthReader:
             corrupt=sum(counters.corrupt for counters in each),
         )
         before, self._before = self._before, total
+        engine = self._engine
         window_s = (now_ns - window.started_ns) / 1e9
         frames = Frames(
             captured=total.captured - before.captured,
@@ -66,7 +66,7 @@ class HealthReader:
         spool, mqtt = self._publisher.state()
         return Health(
             window_s=window_s,
-            backend=self._engine.info.backend,
+            backend=engine.info.backend,
             fps=Rates(
                 captured=round(frames.captured / window_s, 2),
                 inferred=round(window.inferred / window_s, 2),
@@ -77,7 +77,9 @@ class HealthReader:
             power=Power(),
             thermal_c=read_thermal(),
             throttled=Throttled(),
-            accelerator=self._accelerator(),
+            accelerator=engine.accelerator()
+            if isinstance(engine, FailoverEngine)
+            else Accelerator(),
             process=self._process.read(),
             spool=spool,
             mqtt=mqtt,

@@ -29,7 +29,10 @@ def convert(kind: type[S], data: object) -> tuple[S | None, list[str]]:
 
 def shown(value: object) -> str:
     """Return `value` as one would write it, cut to a readable length."""
-    text = json.dumps(value, default=str, ensure_ascii=False)
+    try:
+        text = json.dumps(value, default=str, ensure_ascii=False)
+    except ValueError:  # more digits than Python writes out
+        text = "a number of very many digits"
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -92,6 +92,11 @@ class FailoverEngine:
         if required_within_s is not None:
             self._await_service()
 
+    def settle(self) -> None:
+        """Wait until the accelerator serves or has failed once; either takes a bounded time."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._status.serves or self._status.failures)
+
     @property
     def info(self) -> EngineInfo:
         return self._answered.info

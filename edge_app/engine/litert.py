@@ -30,7 +30,7 @@ _INPUT_DTYPES = ("int8", "uint8")
 _CODE_OFFSET = {"int8": 0x80, "uint8": 0}
 # tflite_runtime's wheels lack the optimised int8 kernels and gain nothing; LiteRT was measured with
 # `edge-app bench`: a second thread shortens one inference but takes the core the rest of the
-# pipeline runs on. docs/architecture.md has the figures.
+# pipeline runs on. docs/performance.md has the figures.
 DEFAULT_THREADS = 1
 
 

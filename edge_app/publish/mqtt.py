@@ -132,8 +132,8 @@ class MqttPublisher:
             client.connect(self._broker.host, self._broker.port, KEEPALIVE_S)
             self._serve(client)
         except Exception as error:
-            # Besides OSError, paho lets a malformed packet's AssertionError, KeyError, struct.error
-            # and more escape; this thread must outlive whatever a peer sends.
+            # paho 2.1 lets a malformed packet's KeyError, IndexError, struct.error and more escape;
+            # this is the thread's outermost frame, and it must outlive whatever a peer sends.
             self._trouble(str(error) or type(error).__name__)
             log.debug("the connection ended with", exc_info=True)
         finally:

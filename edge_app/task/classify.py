@@ -50,7 +50,7 @@ def decode(
 def load_labels(path: Path) -> tuple[str, ...]:
     """Read one label a line. Raises ModelError when the file cannot be read or is empty."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(
             f"labels {path}: cannot be read: {error}", hint="one label a line, UTF-8"
@@ -71,7 +71,7 @@ def fit_labels(labels: Sequence[str], classes: int) -> tuple[str, ...]:
     """
     if len(labels) == classes:
         return tuple(labels)
-    if len(labels) == classes - 1 and labels[0].lower() != BACKGROUND:
+    if 0 < len(labels) == classes - 1 and labels[0].lower() != BACKGROUND:
         return (BACKGROUND, *labels)
     if len(labels) == classes + 1 and labels[0].lower() == BACKGROUND:
         return tuple(labels[1:])

@@ -14,6 +14,7 @@ from edge_app.errors import EdgeAppError
 
 Crop = Literal["centre", "stretch", "letterbox"]
 
+_PNG, _PNG_END = b"\x89PNG", b"IEND"
 _BORDER = 128  # mid grey: the code nearest to "nothing" for a model quantised around 128
 
 
@@ -80,14 +81,16 @@ def read_image(path: Path) -> Pixels:
     Raises EdgeAppError when the file cannot be read or is no picture OpenCV knows.
     """
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        content = path.read_bytes()
     except OSError as error:
         raise EdgeAppError(f"{path}: cannot be read: {error.strerror}") from error
+    data = np.frombuffer(content, np.uint8)
     picture = None
     try:
-        if len(data):
+        # libpng would write to stderr about a file that is cut short.
+        if len(data) and not (content.startswith(_PNG) and _PNG_END not in content):
             raw = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-            if raw is not None and raw.ndim == 3 and raw.shape[2] == 4:
+            if raw is not None and raw.ndim == 3 and raw.shape[2] == 4 and raw.dtype.kind == "u":
                 return _over_white(raw)
             # Decoded again because only this mode turns by EXIF and converts every other format.
             picture = cv2.imdecode(data, cv2.IMREAD_COLOR)

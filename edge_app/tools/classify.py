@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from edge_app.appliance import open_engine
+from edge_app.camera.quiet import silence_opencv
 from edge_app.catalog import resolve
 from edge_app.config import Backend, ModelConfig
 from edge_app.domain import Engine, Label
+from edge_app.engines import open_engine
 from edge_app.errors import EXIT_BUG, EXIT_OK, EdgeAppError
 from edge_app.task.classify import decode, fit_labels, scores
 from edge_app.task.image import fit, read_image
@@ -31,8 +32,11 @@ def run(
 
     Returns 1 when any image failed. Raises EdgeAppError when the model cannot be used.
     """
+    silence_opencv()
     files = resolve(model, labels)
-    engine = open_engine(ModelConfig(name=model, labels=labels, backend=backend), files)
+    engine = open_engine(
+        ModelConfig(name=model, labels=labels, backend=backend), files, settle=True
+    )
     names = fit_labels(files.labels, engine.info.outputs[0].shape[-1]) if files.labels else ()
     failed = False
     try:
@@ -85,7 +89,7 @@ def _report(
             "labels": [asdict(label) for label in found],
             "timing_ms": timing_ms,
         }
-        print(json.dumps(record, ensure_ascii=False))
+        print(json.dumps(record))  # in ASCII: a file's name need not be valid UTF-8
         return
     print(f"{image}  ({engine.info.backend}, {timing_ms['invoke']:.1f} ms)")
     for label in found:
@@ -94,7 +98,7 @@ def _report(
 
 def _report_failure(image: Path, error: EdgeAppError, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"file": str(image), "error": str(error)}, ensure_ascii=False))
+        print(json.dumps({"file": str(image), "error": str(error)}))
         return
     print(f"{image}  failed", flush=True)
     print(f"edge-app: {error}" + (f" ({error.hint})" if error.hint else ""), file=sys.stderr)

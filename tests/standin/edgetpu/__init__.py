@@ -106,7 +106,7 @@ class Device:
 
     @property
     def opens(self) -> list[dict[str, str]]:
-        """The delegate options of every attempt to open the device so far, refused ones too."""
+        """The delegate options of every opening so far, those that met a fault too."""
         path = self._folder / "opens"
         lines = path.read_text().splitlines() if path.exists() else []
         return [dict(pair.split("=", 1) for pair in line.split("\t") if pair) for line in lines]

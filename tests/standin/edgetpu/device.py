@@ -29,6 +29,11 @@ from tests.standin.edgetpu.faults import strike
 _HEADER = struct.Struct("=II")
 _OPEN, _INVOKE = 1, 2
 _OK, _FAILED, _FATAL, _REFUSED = 0, 1, 2, 3
+_FAILURES = {
+    "invoke_error": (_FAILED, b"Failed to execute request. Deadline exceeded."),
+    "invoke_abort": (_FATAL, b"transfer on tag 2 failed. Abort. USB transfer error 1"),
+}
+_MESSAGE_MAX = 255  # what libedgetpu.c has room for
 # A host that was killed a moment ago still holds the device until its thread here has noticed.
 _HANDOVER_S = 1.0
 # From <linux/prctl.h>: a killed test run leaves no device behind.
@@ -138,40 +143,31 @@ class DeviceProcess:
 
     def _invoke(self, host: Host) -> None:
         kind, inputs = host.receive()
-        started_s = time.monotonic()
+        asked_s = time.monotonic()
         if kind != _INVOKE:
             raise HostGone
         fault = strike(self._folder, "invoke")
-        took_s, mask = self._invoke_s, 0
-        match fault and fault.kind:
-            case "invoke_hang":
-                host.keep_waiting(None)
-            case "invoke_error":
-                host.reply(_FAILED, b"Failed to execute request. Deadline exceeded.")
-                return
-            case "invoke_abort":
-                host.reply(_FATAL, b"transfer on tag 2 failed. Abort. USB transfer error 1")
-                return
-        if fault and fault.kind == "invoke_slow":
-            took_s = fault.seconds
-        if fault and fault.kind == "wrong_output":
-            mask = fault.mask
+        if fault and fault.kind in _FAILURES:
+            host.reply(*_FAILURES[fault.kind])
+            return
+        if fault and fault.kind == "invoke_hang":
+            host.keep_waiting(None)
         try:
             outputs = self._twin.run(inputs)
         except ValueError as error:
-            host.reply(_FAILED, f"the model is not the twin's: {error}".encode()[:255])
+            host.reply(_FAILED, f"the model is not the twin's: {error}".encode()[:_MESSAGE_MAX])
             return
-        if mask:
-            outputs = (np.frombuffer(outputs, np.uint8) ^ np.uint8(mask)).tobytes()
-        host.keep_waiting(max(0.0, started_s + took_s - time.monotonic()))
+        if fault and fault.kind == "wrong_output":
+            outputs = (np.frombuffer(outputs, np.uint8) ^ np.uint8(fault.mask)).tobytes()
+        is_slow = fault and fault.kind == "invoke_slow"
+        takes_s = fault.seconds if fault and is_slow else self._invoke_s
+        host.keep_waiting(max(0.0, asked_s + takes_s - time.monotonic()))
         host.reply(_OK, outputs)
 
 
 def main(folder: str, twin: str, runtime: str, invoke_s: str, appears_s: str) -> None:
     """Listen from the monotonic time `appears_s` on; say so on standard output."""
-    ctypes.CDLL(None).prctl(
-        1, signal.SIGKILL
-    )  # PR_SET_PDEATHSIG: not left over after a killed test
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     device = DeviceProcess(Path(folder), Twin(Path(twin), runtime), float(invoke_s))
     time.sleep(max(0.0, float(appears_s) - time.monotonic()))
     path = Path(folder, "socket")
