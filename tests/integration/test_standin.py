@@ -27,6 +27,7 @@ INSTALLED = [name for name, package in RUNTIMES.items() if importlib.util.find_s
 CODES = np.arange(12, dtype=np.int8).reshape(1, 2, 2, 3)
 FLAT = CODES.reshape(1, 12)
 A_WHILE_S = 0.2
+LONGER_THAN_A_START_S = 1.0
 
 
 @pytest.fixture(params=INSTALLED)
@@ -139,13 +140,22 @@ def test_unplugged_as_an_error_lasts_until_it_is_opened_again(
     assert is_flat(host.run(CODES))
 
 
+def test_how_it_is_lost_is_said_each_time(tpu: Device, host: Host, model: Path) -> None:
+    tpu.unplug("error")
+    tpu.plug_in()
+    host.open(model)
+    tpu.unplug()
+    with pytest.raises(HostDied):
+        host.run(CODES)
+
+
 def test_returns_after_a_time(tpu: Device, host: Host, model: Path) -> None:
     assert host.devices()
     started_s = time.monotonic()
-    tpu.unplug(returns_after_s=A_WHILE_S)
+    tpu.unplug(returns_after_s=LONGER_THAN_A_START_S)
     while not host.devices():
         pass
-    assert time.monotonic() - started_s >= A_WHILE_S
+    assert time.monotonic() - started_s >= LONGER_THAN_A_START_S
     host.open(model)
     assert is_flat(host.run(CODES))
 

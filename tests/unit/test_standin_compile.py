@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
@@ -32,6 +33,17 @@ def ends(model: bytes) -> list[tuple[bytes, list[int], int, list[float], list[in
     ]
 
 
+def with_own_buffers(model: bytes) -> bytes:
+    """Return the model with an empty buffer for every tensor, as converters write it."""
+    unpacked = schema.ModelT.InitFromPackedBuf(model, 0)
+    for tensor in unpacked.subgraphs[0].tensors:
+        tensor.buffer = len(unpacked.buffers)
+        unpacked.buffers.append(schema.BufferT())
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(unpacked.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
 @pytest.mark.parametrize(
     "model",
     [
@@ -39,8 +51,9 @@ def ends(model: bytes) -> list[tuple[bytes, list[int], int, list[float], list[in
         tiny_models.reshape_model("uint8", shape=(1, 5, 7, 3)),
         tiny_models.reshape_model(float_output=True),
         tiny_models.two_input_model(),
+        with_own_buffers(tiny_models.reshape_model()),
     ],
-    ids=["int8", "uint8", "float output", "two inputs"],
+    ids=["int8", "uint8", "float output", "two inputs", "own buffers"],
 )
 def test_a_compiled_model_keeps_its_ends_and_nothing_else(model: bytes) -> None:
     wrapped = schema.ModelT.InitFromPackedBuf(compiled(model), 0)
@@ -51,7 +64,8 @@ def test_a_compiled_model_keeps_its_ends_and_nothing_else(model: bytes) -> None:
     assert list(operator.inputs) == list(graph.inputs)
     assert list(operator.outputs) == list(graph.outputs)
     assert len(operator.customOptions) == 32
-    assert all(buffer.data is None for buffer in wrapped.buffers)
+    assert [buffer.data for buffer in wrapped.buffers] == [None]
+    assert {tensor.buffer for tensor in graph.tensors} == {0}
 
 
 def test_the_engine_sees_that_it_is_compiled(tmp_path: Path) -> None:
