@@ -47,7 +47,7 @@ def open_engine(config: ModelConfig, files: ModelFiles, *, settle: bool = False)
     if config.backend == "cpu":
         return cpu
     if files.edgetpu is None:
-        log.info("%s has no file compiled for an Edge TPU: the CPU runs it", files.name)
+        log.debug("%s has no file compiled for an Edge TPU: the CPU runs it", files.name)
         return cpu
     model = EdgeTpuModel(
         str(files.edgetpu),

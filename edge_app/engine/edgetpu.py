@@ -80,7 +80,7 @@ def open_here(**model: str) -> LiteRtEngine:
             Path(wanted.path),
             name=wanted.name,
             runtime=wanted.runtime,
-            delegate=Delegate(wanted.library, version, options),
+            delegate=Delegate(wanted.library, f"libedgetpu {version}".strip(), options),
         )
     except DelegateError as error:
         if isinstance(error.__cause__, RuntimeError):
