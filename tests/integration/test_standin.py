@@ -210,6 +210,9 @@ def test_an_abort_leaves_the_device_there(
 def test_frozen_is_listed_and_answers_when_it_thaws(tpu: Device, host: Host, model: Path) -> None:
     host.open(model)
     tpu.freeze()
+    tpu.thaw()
+    tpu.freeze()
+    tpu.freeze()
     assert len(host.devices()) == 1
     host.start_run(CODES)
     assert not host.answers_within(A_WHILE_S)

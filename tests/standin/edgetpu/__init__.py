@@ -62,7 +62,10 @@ def build(folder: Path = BUILD, *, too_old: bool = False) -> Path:
 
 
 class Device:
-    """The stand-in device; made by `device`. Every method takes effect before it returns."""
+    """The stand-in device; made by `device`. Every method takes effect before it returns.
+
+    Plug it in from a thread that lives on: the device process dies with the one that started it.
+    """
 
     def __init__(
         self, folder: Path, twin: Path, library: Path, *, runtime: str, invoke_s: float
@@ -141,6 +144,8 @@ class Device:
     def freeze(self) -> None:
         """Stop the device process: it is still listed, and answers nothing."""
         os.kill(self.pid, signal.SIGSTOP)
+        # Until every thread has stopped, one of them may still answer.
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
 
     def thaw(self) -> None:
         """Let a frozen device go on where it was."""
