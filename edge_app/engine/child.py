@@ -127,7 +127,7 @@ class ChildEngine:
         if "error" in answer:
             kind = ModelError if answer["model"] else EngineError
             raise kind(answer["error"], answer["hint"])
-        info = _info(answer["info"])
+        info = read_info(answer["info"])
         os.ftruncate(self._memory, size_bytes(info))
         # Sealed, so that nothing the child does can pull the memory from under our feet.
         seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -260,7 +260,7 @@ class ChildEngine:
         return "\n".join([line for line in lines if line.strip()][-_SAID_LINES:])
 
 
-def _info(plain: Mapping[str, Any]) -> EngineInfo:
+def read_info(plain: Mapping[str, Any]) -> EngineInfo:
     """Return what `dataclasses.asdict` and JSON made plain."""
     fields = dict(plain)
     taken, *given = (
