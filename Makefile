@@ -12,6 +12,10 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 SOURCES := pyproject.toml edge_app/__init__.py
+# pip says everything or nothing; this shows that it is getting on.
+PIP_INSTALL = $(BIN)/pip install --disable-pip-version-check --progress-bar off
+PROGRESS := awk '/^ *Collecting/ {printf " %s", $$2; fflush()} \
+	/^Installing collected/ {printf "\n unpacking ...\n"; fflush()}'
 
 .PHONY: help
 help: ## list the commands
@@ -89,7 +93,7 @@ system-packages:
 
 .PHONY: lock
 lock: $(VENV)/.dev ## pin every run-time dependency by hash, for the platforms we install on
-	@$(BIN)/python provisioning/lock.py
+	@PATH="$(CURDIR)/$(BIN):$$PATH" python provisioning/lock.py
 
 .PHONY: clean
 clean: ## remove what was built, the virtual environments included
@@ -102,10 +106,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo: $(SOURCES) | $(VENV)/bin/python
 	@echo "installing edge-app and the demo's broker (once; about a minute) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@$(PIP_INSTALL) -e '.[demo]' | $(PROGRESS)
 	@touch $@
 
 $(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
 	@echo "installing edge-app and the development tools (once; about a minute) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(PIP_INSTALL) -e '.[dev]' | $(PROGRESS)
 	@touch $@ $(VENV)/.demo

@@ -1,0 +1,53 @@
+"""What is declared, what is locked and what is imported agree."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LOCKS = sorted((ROOT / "provisioning/requirements").glob("*.txt"))
+DECLARED = {
+    re.split(r"[^a-z0-9-]", requirement)[0]
+    for requirement in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "dependencies"
+    ]
+}
+
+
+def test_there_is_a_lock_for_every_platform_we_install_on() -> None:
+    assert [lock.stem for lock in LOCKS] == [
+        "cp311-aarch64",
+        "cp311-x86_64",
+        "cp313-aarch64",
+        "cp313-x86_64",
+    ]
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
+def test_a_lock_pins_every_dependency_by_hash(lock: Path) -> None:
+    entries = lock.read_text().replace("\\\n", " ").splitlines()
+    names = {entry.split("==")[0] for entry in entries}
+    assert names >= DECLARED
+    for entry in entries:
+        assert re.fullmatch(r"[a-z0-9-]+==[\w.]+(\s+--hash=sha256:[0-9a-f]{64})+\s*", entry), entry
+
+
+@pytest.mark.parametrize(
+    ("program", "unwanted"),
+    [
+        ("import edge_app.cli", ["numpy", "cv2", "paho", "msgspec", "rich", "ai_edge_litert"]),
+        ("import edge_app.config", ["cv2", "paho", "rich", "ai_edge_litert", "picamera2"]),
+        ("import edge_app.appliance", ["paho", "rich", "amqtt", "matplotlib", "picamera2"]),
+        ("import edge_app.tools.models", ["paho", "amqtt", "matplotlib", "picamera2"]),
+    ],
+)
+def test_libraries_are_imported_when_they_are_needed(program: str, unwanted: list[str]) -> None:
+    check = f"{program}\nimport sys\nprint([m for m in {unwanted!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
