@@ -116,9 +116,7 @@ def _child(path: Path, seconds: float) -> list[Figure]:
     meaning = "the same inference in a child process takes so much longer"
     return [
         _judged("child, cost", cost_ms, "ms", meaning, ("<=", 0.15)),
-        Figure(
-            "child, exchange", round(exchange_ms, 3), "ms", "a device that takes no time"
-        ),
+        Figure("child, exchange", round(exchange_ms, 3), "ms", "a device that takes no time"),
         Figure("device, labels", round(labels_hz, 1), "1/s", f"the whole loop on {device}"),
         _judged("device, share", share, "", "of what that device can do alone", (">=", 0.95)),
     ]
