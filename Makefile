@@ -34,6 +34,10 @@ test: $(VENV)/.dev system-packages ## run the tests
 	@$(BIN)/pytest $(ARGS)
 	@$(MAKE) --no-print-directory test-tflite
 
+.PHONY: soak
+soak: $(VENV)/.dev system-packages ## 1,000 faults injected into the accelerator (a quarter of an hour)
+	@SOAK_FAULTS=1000 $(BIN)/pytest -s tests/integration/test_accelerator.py -k soak $(ARGS)
+
 .PHONY: test-hw
 test-hw: $(VENV)/.dev ## the Edge TPU's tests on a real Coral; MODEL=PATH of a compiled model
 	@EDGETPU_HARDWARE=1 EDGETPU_MODEL=$(MODEL) $(BIN)/pytest tests/integration/test_edgetpu.py $(ARGS)

@@ -46,9 +46,7 @@ class Echo:
             raise EngineError(f"takes uint8 pixels of shape {SHAPE}, got {pixels.shape}")
         if self._behaviour is not None:
             word = _words(self._behaviour)[1]
-            if word == "hang":
-                self._behaviour.with_suffix(".hangs").touch()
-            _misbehave(word)
+            _misbehave(word, self._behaviour)
             if word == "wrong":
                 return [255 - pixels.reshape(-1)]
         return [pixels.reshape(-1).copy()]
@@ -71,7 +69,7 @@ def open_device(behaviour: str, **_rest: Any) -> Echo:
         raise EngineError("no Edge TPU is attached", hint="plug it in")
     if word == "unfit":
         raise ModelError("not compiled for the Edge TPU", hint="compile it")
-    _misbehave(word)
+    _misbehave(word, Path(behaviour))
     return Echo("edgetpu", Path(behaviour))
 
 
@@ -84,7 +82,7 @@ def _words(behaviour: Path) -> list[str]:
     return behaviour.read_text().split()
 
 
-def _misbehave(word: str) -> None:
+def _misbehave(word: str, behaviour: Path) -> None:
     match word:
         case "abort":
             os.write(2, b"F driver/usb/usb_driver.cc:857] transfer on tag 2 failed\n")
@@ -92,6 +90,7 @@ def _misbehave(word: str) -> None:
         case "crash":
             ctypes.string_at(0)
         case "hang":
+            behaviour.with_suffix(".hangs").touch()
             signal.pause()
         case "exit":
             sys.exit(3)

@@ -96,7 +96,7 @@ def step(
         case Happening.FAILED, state if state is not State.BACKING_OFF:
             status = _fall(limits, status, now_s, chance)
         case Happening.OPENED, State.OPENING:
-            status = replace(status, state=State.CANARY, clean=0)
+            status = replace(status, state=State.CANARY)
         case Happening.CLEAN, State.CANARY:
             status = _passed(limits, status, now_s)
         case Happening.CLEAN, State.PROMOTED | State.HEALTHY:

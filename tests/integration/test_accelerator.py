@@ -31,6 +31,7 @@ from edge_app.engine.survey import survey
 from edge_app.engines import canaries
 from edge_app.errors import ConfigError, EngineError, ModelError
 from tests.conftest import child_processes
+from tests.contract.test_engine_child import until_ended
 from tests.standin.edgetpu import Device, build, device
 from tests.standin.edgetpu.compile import compiled
 
@@ -314,14 +315,11 @@ def test_the_child_ends_with_a_killed_parent(
     command = [sys.executable, "-c", ORPHAN, str(files.edgetpu)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        status = Path(f"/proc/{int(parent.stdout.readline())}/status")
+        pid = int(parent.stdout.readline())
         if hangs:
             tpu.freeze()  # the child is inside the library
         parent.kill()
-        deadline_s = time.monotonic() + 10
-        while status.exists() and "zombie" not in status.read_text():
-            assert time.monotonic() < deadline_s
-            time.sleep(0.01)
+        until_ended(pid)
 
 
 def test_a_survey_opens_no_device(tpu: Device) -> None:
