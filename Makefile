@@ -1,5 +1,6 @@
-# `make help` lists what there is. Everything installs into .venv; nothing else on the machine
-# changes, except that `make test` installs a few Debian packages when they are missing.
+# `make help` lists what there is. Everything installs into .venv and .venv-tflite; nothing else on
+# the machine changes, except that `make test` and `make bench` install a few Debian packages (see
+# tests/system-packages) when they are missing.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -87,8 +88,8 @@ endif
 .venv-tflite/.ready: pyproject.toml
 	@echo "installing tflite_runtime into .venv-tflite ..."
 	@$(PYTHON311) -m venv .venv-tflite
-	@.venv-tflite/bin/pip install --quiet -e '.[tflite]' 'opencv-python-headless<4.12' \
-		pytest pytest-timeout hypothesis
+	@.venv-tflite/bin/pip install --disable-pip-version-check --progress-bar off -e '.[tflite]' \
+		'opencv-python-headless<4.12' pytest pytest-timeout hypothesis | $(PROGRESS)
 	@touch $@
 
 .PHONY: system-packages

@@ -216,17 +216,17 @@ def _meaning(config: Config) -> Iterator[str]:
 
 
 def _broker_faults(mqtt: Mqtt) -> Iterator[str]:
-    allowed = "allowed: mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"
     try:
         url = urlsplit(mqtt.url)
-        port_ok = url.port is None or url.port > 0
-    except ValueError:
-        yield f"mqtt.url: found {shown(hide_password(mqtt.url))}; {allowed}"
+        known = url.scheme in ("mqtt", "mqtts") and bool(url.hostname) and url.port != 0
+        bare = not (url.path.strip("/") or url.query or url.fragment)
+    except ValueError:  # a port that is no number up to 65535, an unclosed bracket
+        known = bare = False
+    if not known or not bare:
+        allowed = "mqtt://HOST[:PORT] or mqtts://HOST[:PORT], nothing after it"
+        yield f"mqtt.url: found {shown(hide_password(mqtt.url))}; allowed: {allowed}"
+    if not known:
         return
-    if url.scheme not in ("mqtt", "mqtts") or not url.hostname or not port_ok:
-        yield f"mqtt.url: found {shown(hide_password(mqtt.url))}; {allowed}"
-    if url.path.strip("/") or url.query or url.fragment:
-        yield f"mqtt.url: found a path in {shown(hide_password(mqtt.url))}; {allowed}"
     if url.username or url.password:
         yield "mqtt.url: holds a user name or password; use mqtt.username and mqtt.password_file"
     if bool(mqtt.cert_file) != bool(mqtt.key_file):

@@ -68,11 +68,7 @@ def _value(kind: Any, value: object, path: str, faults: list[str]) -> object:
         return _struct(kind, value, path, faults)
     table = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     if get_origin(table) is dict and isinstance(value, dict) and value:
-        item_kind = get_args(table)[1]
-        items = {
-            key: _struct(item_kind, item, _join(path, key), faults) for key, item in value.items()
-        }
-        return {key: item for key, item in items.items() if item is not None}
+        return _tables(get_args(table)[1], value, path, faults)
     finite = not isinstance(value, float) or math.isfinite(value)  # TOML knows nan and inf
     try:
         return msgspec.convert(value if finite else None, kind)
@@ -81,6 +77,22 @@ def _value(kind: Any, value: object, path: str, faults: list[str]) -> object:
         near = nearest(value, schema.get("enum", ())) if isinstance(value, str) else ""
         faults.append(f"{path}: found {shown(value)}{near}; allowed: {_allowed(schema)}")
         return None
+
+
+def _tables(
+    kind: type[Struct], tables: dict[str, object], path: str, faults: list[str]
+) -> dict[str, Struct]:
+    """Convert tables named by the user; a plain value means that the name was forgotten."""
+    found = {}
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            faults.append(
+                f"{_join(path, name)}: found {shown(table)}; allowed: a table with a name of "
+                f"your own, such as [{path}.main], and {name} in it"
+            )
+        elif (item := _struct(kind, table, _join(path, name), faults)) is not None:
+            found[name] = item
+    return found
 
 
 _KINDS = {

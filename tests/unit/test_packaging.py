@@ -38,6 +38,11 @@ def test_a_lock_pins_every_dependency_by_hash(lock: Path) -> None:
         assert re.fullmatch(r"[a-z0-9-]+==[\w.]+(\s+--hash=sha256:[0-9a-f]{64})+\s*", entry), entry
 
 
+def test_debian_12_keeps_the_numpy_its_picamera2_was_compiled_for() -> None:
+    for lock in LOCKS:
+        assert ("\nnumpy==1." in lock.read_text()) == lock.stem.startswith("cp311")
+
+
 @pytest.mark.parametrize(
     ("program", "unwanted"),
     [
