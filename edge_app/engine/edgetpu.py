@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from edge_app.engine import devices
 from edge_app.engine.child import Bounds, ChildEngine, ChildFailed
-from edge_app.engine.litert import Delegate, DelegateError, LiteRtEngine
+from edge_app.engine.litert import Delegate, DelegateError, LiteRtEngine, find_runtime
 from edge_app.errors import EngineError
 
 Performance = Literal["low", "medium", "high", "max"]
@@ -61,6 +62,11 @@ class EdgeTpuEngine(ChildEngine):
                 signal=error.signal,
                 said=error.said,
             ) from error
+
+
+def prepare(model: Mapping[str, str]) -> None:
+    """Import the runtime, most of the work of opening; for `engine.worker`."""
+    find_runtime(model["runtime"])
 
 
 def open_here(**model: str) -> LiteRtEngine:

@@ -233,15 +233,16 @@ class FailoverEngine:
         times_ms: list[float] = []
         while self._status.state is State.CANARY and not self._closing:
             start_s = time.monotonic()
-            try:
-                self._run_canary(len(times_ms))
-                times_ms.append((time.monotonic() - start_s) * 1e3)
-                if len(times_ms) == self._limits.canaries > 1:
+            if not self._run_canary(len(times_ms)):
+                return
+            times_ms.append((time.monotonic() - start_s) * 1e3)
+            if len(times_ms) == self._limits.canaries > 1:
+                try:
                     self._drift.refuse_slow(statistics.median(times_ms[1:]))  # one warms up
-            except EngineError as error:
-                self._report(Happening.FAILED, error)
-            else:
-                self._report(Happening.CLEAN)
+                except EngineError as error:
+                    self._report(Happening.FAILED, error)
+                    return
+            self._report(Happening.CLEAN)
 
     def _watch(self) -> None:
         """Wait for a failure, and run a canary when one is due."""
@@ -249,28 +250,22 @@ class FailoverEngine:
         while self._status.serves and not self._closing and time.monotonic() < due_s:
             self._rest(min(due_s, self._status.until_s))
             self._report(Happening.TIME)
-        try:
-            checked = not self._closing and self._run_canary(self._status.canaries)
-        except EngineError as error:
-            self._report(Happening.FAILED, error)
-            return
-        if checked:
+        if not self._closing and self._run_canary(self._status.canaries):
             self._report(Happening.CLEAN)
             self._say_if_slow()
 
     def _run_canary(self, number: int) -> bool:
-        """Run one canary; False when the device was given up meanwhile. Raises EngineError."""
+        """Run one canary; False when it failed, or the device was given up meanwhile."""
         canary = self._canaries[number % len(self._canaries)]
-        with self._in_use:
+        with self._in_use:  # also while it is reported: no frame may go to a device that failed
             device = self._device
             if device is None or self._status.state is State.BACKING_OFF:
                 return False
-            outputs = self._timed(device, canary.pixels)
-        if fault := canary.fault(outputs):
-            raise EngineError(
-                f"wrong output on a picture whose answer is known: {fault}",
-                hint="check the Edge TPU's cable, power and cooling",
-            )
+            try:
+                _judge(canary, self._timed(device, canary.pixels))
+            except EngineError as error:
+                self._report(Happening.FAILED, error)
+                return False
         return True
 
     def _discard(self) -> None:
@@ -303,16 +298,17 @@ class FailoverEngine:
             self._changed.notify_all()
 
     def _say_failed(self, before: Status, error: EngineError, pause_s: float) -> None:
-        last, self._failure = self._failure, error
+        # Without the traceback, which would keep the picture and the dead child in memory.
+        last, self._failure = self._failure, error.with_traceback(None)
         if before.serves or last is None:
             kind, self._lost_s = "fallback", time.monotonic()
             self._fallbacks += 1
         elif str(last) != str(error):
             kind = "probe_failed"
         else:  # the same as last time: said once
-            log.debug("accelerator: %s; next try in %.1f s", error, pause_s)
+            log.debug("accelerator: %s; next try in %.1f s", str(error), pause_s)
             return
-        log.warning("accelerator: %s; the CPU answers; next try in %.1f s", error, pause_s)
+        log.warning("accelerator: %s; the CPU answers; next try in %.1f s", str(error), pause_s)
         details: Details = {
             "backend": "cpu",
             "cause": str(error),
@@ -341,6 +337,14 @@ class FailoverEngine:
         log.warning("%s", message)
         details: Details = {"baseline_p95_ms": _rounded(baseline_ms), "p95_ms": _rounded(p95_ms)}
         self._events.append(Event("accelerator_slow", message, details))
+
+
+def _judge(canary: Canary, outputs: list[Tensor]) -> None:
+    if fault := canary.fault(outputs):
+        raise EngineError(
+            f"wrong output on a picture whose answer is known: {fault}",
+            hint="check the Edge TPU's cable, power and cooling",
+        )
 
 
 def _check_twins(cpu: EngineInfo, device: EngineInfo) -> None:

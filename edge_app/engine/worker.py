@@ -6,6 +6,7 @@ up among the appliance's records. It ends when its parent does, whatever a libra
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import json
@@ -13,12 +14,17 @@ import os
 import signal
 import socket
 import sys
+import threading
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from edge_app.domain import Engine
-from edge_app.engine.shared import DONE, FAILED, RUN, Exchange
 from edge_app.errors import EdgeAppError, ModelError
 
+if TYPE_CHECKING:
+    from edge_app.domain import Engine
+
+_NICE = 15
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 
 
@@ -26,8 +32,10 @@ def main(link: socket.socket, memory: int, parent: int, factory: str, arguments:
     """Open `factory` ("module:function") with `arguments` (JSON) and serve until `link` closes."""
     _die_with(parent)
     module, _, function = factory.partition(":")
+    wanted = json.loads(arguments)
+    _import_gently(module, wanted)
     try:
-        engine: Engine = getattr(importlib.import_module(module), function)(**json.loads(arguments))
+        engine: Engine = getattr(importlib.import_module(module), function)(**wanted)
     except EdgeAppError as error:
         _tell(link, {"error": str(error), "hint": error.hint, "model": _blames_model(error)})
         return
@@ -35,7 +43,29 @@ def main(link: socket.socket, memory: int, parent: int, factory: str, arguments:
     _serve(engine, link, memory)
 
 
+def _import_gently(module: str, wanted: Mapping[str, Any]) -> None:
+    """Import what opening needs at a low priority: the parent may be busy answering frames.
+
+    In a thread, since a priority once lowered stays low, and a device's own threads inherit it. A
+    module may have more to import than itself: `prepare` does that. What goes wrong here goes wrong
+    again, and is reported, when the engine is opened.
+    """
+
+    def work() -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        with contextlib.suppress(Exception):
+            prepare = getattr(importlib.import_module(module), "prepare", None)
+            if prepare is not None:
+                prepare(wanted)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
 def _serve(engine: Engine, link: socket.socket, memory: int) -> None:
+    from edge_app.engine.shared import DONE, FAILED, RUN, Exchange
+
     exchange = None
     while link.recv(1) == RUN:
         exchange = exchange or Exchange(memory, engine.info)  # sized by the parent until now
