@@ -6,12 +6,14 @@ The only module that knows all the others.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -21,7 +23,8 @@ from edge_app.camera.opening import open_camera
 from edge_app.camera.sources import is_lossless, stall_bound_s
 from edge_app.catalog import ModelFiles, resolve
 from edge_app.config import CameraConfig, Config, Mqtt
-from edge_app.domain import Engine, Event, Label, Publisher, Tensor
+from edge_app.config import Spool as SpoolConfig
+from edge_app.domain import Engine, Event, Label, Message, Publisher, Tensor
 from edge_app.engine.failover import FailoverEngine
 from edge_app.engines import open_engine
 from edge_app.errors import CameraError, CameraStalled, EngineError
@@ -30,17 +33,20 @@ from edge_app.policy import Rules
 from edge_app.publish import wire
 from edge_app.report import HealthReader, describe
 from edge_app.sensors.clock import read_clock
+from edge_app.sensors.sampler import Sampler
 from edge_app.task import classify
 
 if TYPE_CHECKING:
     from edge_app.publish.link import Broker
+    from edge_app.publish.spool import Spool
 
 log = logging.getLogger(__name__)
 
 # How long a thread may keep the interpreter while the engine's waits for it to take its next frame.
 # Python's default of 5 ms is longer than an inference; docs/performance.md has the figures.
 SWITCH_INTERVAL_S = 1e-4
-SHUTDOWN_S = 4.8  # to end capture and flush; saying goodbye takes the rest of SIGTERM's 6 s
+SHUTDOWN_S = 4.5  # to end capture and flush; goodbye and the disk get the rest of SIGTERM's 6 s
+MEMORY_MAX_BYTES = 32_000_000  # of messages while the disk takes none, however large it is
 
 
 def run(config: Config) -> None:
@@ -54,8 +60,7 @@ def run(config: Config) -> None:
         engine = open_engine(config.model, files)
         stack.callback(engine.close)
         topics = wire.Topics(config.mqtt.base, config.device.id)
-        publisher = open_publisher(config, topics)
-        stack.callback(publisher.close)
+        publisher = stack.enter_context(publishing(config, topics))
 
         def offer_info() -> None:
             info = describe(config, files, engine)
@@ -69,7 +74,8 @@ def run(config: Config) -> None:
 
         offer_info()
         mailboxes = open_cameras(config.camera, engine.info.input_px)
-        health = HealthReader(engine, publisher, lambda: mailboxes.counters)
+        sampler = stack.enter_context(Sampler(config.power.source))
+        health = HealthReader(engine, publisher, lambda: mailboxes.counters, sampler.newest)
         job = replace(_job(config, files, engine, health), take_events=take_events)
         loop = Loop(mailboxes, engine, publisher, topics, job)
 
@@ -107,25 +113,63 @@ _EVENTS: Mapping[type[Exception], str] = {
 }
 
 
-def open_publisher(config: Config, topics: wire.Topics) -> Publisher:
-    """Connect to the configured broker, or write JSON lines to stdout when there is none."""
+@contextmanager
+def publishing(config: Config, topics: wire.Topics) -> Iterator[Publisher]:
+    """Connect to the configured broker, or write JSON lines to stdout when there is none.
+
+    When the block ends, what the broker does not have goes to the disk.
+    """
     if not config.mqtt.url:
         from edge_app.publish.jsonl import JsonLinesPublisher
 
-        return JsonLinesPublisher(sys.stdout.buffer)
+        yield JsonLinesPublisher(sys.stdout.buffer)
+        return
     from edge_app.publish.link import tls_context
     from edge_app.publish.mqtt import MqttPublisher
-    from edge_app.publish.spool import Spool
 
     broker = broker_of(config.mqtt, client_id=f"edge-app-{config.device.id}")
     if broker.tls:
         tls_context(broker)  # unusable certificates are the user's fault: say so now
-    return MqttPublisher(
-        broker,
-        Spool(config.spool.max_mb * 1_000_000),
-        online=wire.status_message(topics, online=True),
-        offline=wire.status_message(topics, online=False),
-    )
+    with spooling(config.spool, topics) as spool:
+        publisher = MqttPublisher(
+            broker,
+            spool,
+            online=wire.status_message(topics, online=True),
+            offline=wire.status_message(topics, online=False),
+        )
+        try:
+            yield publisher
+        finally:
+            publisher.close()
+
+
+@contextmanager
+def spooling(config: SpoolConfig, topics: wire.Topics) -> Iterator[Spool]:
+    """Make the configured spool: in memory, and on a disk unless its path is empty."""
+    from edge_app.publish.keeper import Keeper
+    from edge_app.publish.spool import Spool
+
+    def as_message(event: Event) -> Message:
+        return wire.event_message(topics, event, time.monotonic_ns(), read_clock())
+
+    max_bytes = config.max_mb * 1_000_000
+    if not config.path:
+        yield Spool(max_bytes, as_message)
+        return
+    spool = Spool(min(max_bytes, MEMORY_MAX_BYTES), as_message)
+    keeper = Keeper(spool, spool_path(config.path), max_bytes)
+    try:
+        yield spool
+    finally:
+        keeper.close()
+
+
+def spool_path(configured: str) -> Path:
+    """Return where the spool is: systemd's state directory stands for the default's folder."""
+    state_dir = os.environ.get("STATE_DIRECTORY", "")
+    if configured == SpoolConfig().path and state_dir:
+        return Path(state_dir) / Path(configured).name
+    return Path(configured)
 
 
 def broker_of(mqtt: Mqtt, client_id: str) -> Broker:

@@ -123,7 +123,7 @@ class Mqtt(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Spool(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where messages wait for the broker."""
+    """Where messages wait for the broker. An empty `path`: in memory only."""
 
     path: Text = "/var/lib/edge-app/spool.db"
     max_mb: Positive = 64
@@ -133,6 +133,12 @@ class Stats(Struct, frozen=True, forbid_unknown_fields=True):
     """How often the appliance reports on itself."""
 
     interval_s: Annotated[float, Meta(ge=0.5, le=3600)] = 10.0
+
+
+class PowerConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """What measures electrical power; "auto": the best that answers (docs/power.md)."""
+
+    source: Literal["auto", "ina2xx", "poe", "pmic", "hwmon", "rapl", "none"] = "auto"
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
@@ -145,6 +151,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     mqtt: Mqtt = Mqtt()
     spool: Spool = Spool()
     stats: Stats = Stats()
+    power: PowerConfig = PowerConfig()
 
 
 def load(path: Path) -> Config:

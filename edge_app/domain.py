@@ -182,12 +182,20 @@ class Frames:
 
 @dataclass(frozen=True, slots=True)
 class Power:
-    """What was measured, by what; all None without a sensor."""
+    """What was measured over a window, by what; all None without a sensor.
+
+    `watts`: the mean. `energy_total_j`: since `source` was first read. `mj_per_inference`: gross,
+    all that was taken divided by the frames inferred; `mj_per_inference_above_idle`: the same above
+    `idle_watts`, the mean power measured while nothing was inferred.
+    """
 
     watts: float | None = None
     source: str | None = None
     energy_j: float | None = None
+    energy_total_j: float | None = None
+    idle_watts: float | None = None
     mj_per_inference: float | None = None
+    mj_per_inference_above_idle: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +208,14 @@ class Thermal:
 
 @dataclass(frozen=True, slots=True)
 class Throttled:
-    """Why the processor runs slower than it could; None when nothing can tell."""
+    """Why the processor runs slower than it could; None when nothing can tell.
+
+    `known`: the conditions that can be told at all; one that is not among them may hold.
+    """
 
     now: tuple[str, ...] | None = None
     since_boot: tuple[str, ...] | None = None
+    known: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,14 +19,13 @@ from edge_app.domain import (
     Engine,
     Frames,
     Health,
-    Power,
     Publisher,
     Rates,
-    Throttled,
 )
 from edge_app.engine.failover import FailoverEngine
+from edge_app.sensors.energy import PowerReport
 from edge_app.sensors.process import ProcessMeter
-from edge_app.sensors.thermal import read_thermal
+from edge_app.sensors.sampler import Sample
 from edge_app.telemetry import Window
 
 
@@ -38,10 +37,13 @@ class HealthReader:
         engine: Engine,
         publisher: Publisher,
         counters: Callable[[], Mapping[str, Counters]],
+        sample: Callable[[int], Sample],
     ) -> None:
         self._engine = engine
         self._publisher = publisher
         self._counters = counters
+        self._sample = sample
+        self._power = PowerReport()
         self._process = ProcessMeter()
         self._before = Counters()
 
@@ -63,6 +65,7 @@ class HealthReader:
             gated=0,  # nothing leaves frames out yet
             corrupt=total.corrupt - before.corrupt,
         )
+        sample = self._sample(now_ns)
         spool, mqtt = self._publisher.state()
         return Health(
             window_s=window_s,
@@ -74,9 +77,9 @@ class HealthReader:
             ),
             frames=frames,
             latency_ms=window.latency_ms(),
-            power=Power(),
-            thermal_c=read_thermal(),
-            throttled=Throttled(),
+            power=self._power.read(sample.energy, window_s, window.inferred),
+            thermal_c=sample.thermal,
+            throttled=sample.throttled,
             accelerator=engine.accelerator()
             if isinstance(engine, FailoverEngine)
             else Accelerator(),

@@ -63,6 +63,8 @@ class MqttPublisher:
         self._stopping = threading.Event()
         self._idle = threading.Condition()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake_lock = threading.Lock()
+        spool.on_ready = self._wake
         self._last_trouble = ""
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         self._thread.start()
@@ -76,8 +78,7 @@ class MqttPublisher:
             self._unsent_states.append(message.topic)
         elif self._connected:
             self._volatile.append(message)
-        if not self._stopping.is_set():  # else the descriptor may be another file's by now
-            os.eventfd_write(self._wake_fd, 1)
+        self._wake()
 
     def state(self) -> tuple[SpoolState, MqttState]:
         return self._spool.state(), MqttState(self._connects)
@@ -91,12 +92,20 @@ class MqttPublisher:
         if self._stopping.is_set():
             return
         self._stopping.set()
-        os.eventfd_write(self._wake_fd, 1)
+        self._wake()
         self._thread.join(2 * _GOODBYE_S)
         if self._thread.is_alive():
             log.warning("the MQTT thread is still busy connecting; leaving it")
         else:
-            os.close(self._wake_fd)
+            with self._wake_lock:
+                os.close(self._wake_fd)
+                self._wake_fd = -1
+
+    def _wake(self) -> None:
+        """Make the network thread look for work. Safe in every thread."""
+        with self._wake_lock:
+            if self._wake_fd >= 0:  # else the number may be another file's by now
+                os.eventfd_write(self._wake_fd, 1)
 
     def _all_delivered(self) -> bool:
         waiting = self._spool.state().queued or self._unsent_states or self._volatile

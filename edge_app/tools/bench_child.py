@@ -29,6 +29,7 @@ from edge_app.publish.jsonl import JsonLinesPublisher
 from edge_app.publish.wire import Topics
 from edge_app.report import HealthReader
 from edge_app.sensors.clock import read_clock
+from edge_app.sensors.sampler import Sample
 from edge_app.task.classify import decode, scores
 
 DEVICE_MS = 4.5
@@ -128,7 +129,7 @@ def _labels_hz(info: EngineInfo, seconds: float) -> float:
     with closing(_simulated(info, DEVICE_MS)) as child:
         child.open()
         mailboxes = open_cameras({"main": camera}, child.info.input_px)
-        health = HealthReader(child, counted, lambda: mailboxes.counters)
+        health = HealthReader(child, counted, lambda: mailboxes.counters, lambda _: Sample())
         loop = Loop(mailboxes, child, counted, Topics("edge", "bench"), _job(info, health.read))
 
         def stop() -> None:

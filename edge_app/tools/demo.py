@@ -85,6 +85,9 @@ mode = "every"
 url = "mqtt://127.0.0.1:{port}"
 version = "3.1.1"  # the demo's broker waits for ever on an MQTT 5 greeting with a last will
 
+[spool]
+path = ""  # in memory: the broker goes when the demo goes
+
 [stats]
 interval_s = 2
 """

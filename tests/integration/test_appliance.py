@@ -36,6 +36,7 @@ def write_config(
     camera: str = "",
     tables: str = "",
     mode: str = "every",
+    spool: str = "",
 ) -> Path:
     """Write a configuration; `camera` holds more keys of the camera, `tables` more tables."""
     path = folder / "config.toml"
@@ -50,6 +51,8 @@ source = "{source}"
 url = "{f"mqtt://127.0.0.1:{port}" if port else ""}"
 [publish]
 mode = "{mode}"
+[spool]
+path = "{spool}"
 [stats]
 interval_s = 0.5
 {tables}

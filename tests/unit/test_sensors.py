@@ -1,4 +1,7 @@
-"""Sensors on recorded trees, hostile ones included."""
+"""Temperature, process and clock, on trees written after the kernel's documentation.
+
+None was recorded on a real device.
+"""
 
 from __future__ import annotations
 

@@ -136,9 +136,11 @@ def test_stats_unknown_is_null() -> None:
         "preprocess": {"p50": 0.4, "p95": 0.5, "p99": 0.6, "max": 1.1},
         "invoke": None,
     }
-    assert found["power"] == dict.fromkeys(("watts", "source", "energy_j", "mj_per_inference"))
+    assert found["power"] == asdict(Power())
+    assert set(found["power"].values()) == {None}
+    assert {"watts", "source", "energy_j", "mj_per_inference"} <= found["power"].keys()
     assert found["thermal_c"] == {"soc": 51.2, "tpu": None}
-    assert found["throttled"] == {"now": None, "since_boot": None}
+    assert found["throttled"] == {"now": None, "since_boot": None, "known": None}
     assert found["accelerator"] == {"fallbacks": 0, "promotions": 0, "state": "none"}
     assert found["process"] == {"rss_mb": 92.0, "cpu_percent": None}
     assert found["spool"] == {"queued": 0, "bytes": 0, "dropped": 0}
