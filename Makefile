@@ -35,6 +35,14 @@ test: $(VENV)/.dev system-packages ## run the tests
 	@$(BIN)/pytest $(ARGS)
 	@$(MAKE) --no-print-directory test-tflite
 
+.PHONY: soak
+soak: $(VENV)/.dev system-packages ## 1,000 faults injected into the accelerator (a quarter of an hour)
+	@SOAK_FAULTS=1000 $(BIN)/pytest -s tests/integration/test_accelerator.py -k soak $(ARGS)
+
+.PHONY: test-hw
+test-hw: $(VENV)/.dev ## the Edge TPU's tests on a real Coral; MODEL=PATH of a compiled model
+	@EDGETPU_HARDWARE=1 EDGETPU_MODEL=$(MODEL) $(BIN)/pytest tests/integration/test_edgetpu.py $(ARGS)
+
 .PHONY: check
 check: $(VENV)/.dev ## lint, format, types, and who may import whom
 	@$(BIN)/ruff check .
@@ -68,12 +76,13 @@ evaluate: $(VENV)/.dev ## measure how well the int8 model follows the float netw
 PYTHON311 ?= $(shell for p in python3.11 python3; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 .PHONY: test-tflite
-test-tflite: ## the engine's contract on tflite_runtime (needs Python 3.11)
+test-tflite: ## engine and Edge TPU on tflite_runtime (needs Python 3.11)
 ifeq ($(PYTHON311),)
 	@echo "test-tflite: SKIPPED, no Python 3.11 here: tflite_runtime has no wheel for another"
 else
 	@$(MAKE) --no-print-directory .venv-tflite/.ready
-	@.venv-tflite/bin/pytest tests/contract/test_engine.py -k tflite
+	@.venv-tflite/bin/pytest tests/contract/test_engine.py tests/integration/test_standin.py \
+		-k tflite
 endif
 
 .venv-tflite/.ready: pyproject.toml

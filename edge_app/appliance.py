@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -21,9 +22,11 @@ from edge_app.camera.mailbox import Feed, Mailboxes
 from edge_app.camera.opening import open_camera
 from edge_app.camera.sources import is_lossless, stall_bound_s
 from edge_app.catalog import ModelFiles, resolve
-from edge_app.config import CameraConfig, Config, ModelConfig, Mqtt
+from edge_app.config import CameraConfig, Config, Mqtt
 from edge_app.config import Spool as SpoolConfig
 from edge_app.domain import Engine, Event, Label, Message, Publisher, Tensor
+from edge_app.engine.failover import FailoverEngine
+from edge_app.engines import open_engine
 from edge_app.errors import CameraError, CameraStalled, EngineError
 from edge_app.loop import Job, Loop, Prepared, preparer
 from edge_app.policy import Rules
@@ -32,7 +35,6 @@ from edge_app.report import HealthReader, describe
 from edge_app.sensors.clock import read_clock
 from edge_app.sensors.sampler import Sampler
 from edge_app.task import classify
-from edge_app.verify import open_verified
 
 if TYPE_CHECKING:
     from edge_app.publish.link import Broker
@@ -59,12 +61,23 @@ def run(config: Config) -> None:
         stack.callback(engine.close)
         topics = wire.Topics(config.mqtt.base, config.device.id)
         publisher = stack.enter_context(publishing(config, topics))
-        info = describe(config, files, engine)
-        publisher.offer(wire.info_message(topics, info, time.monotonic_ns(), read_clock()))
+
+        def offer_info() -> None:
+            info = describe(config, files, engine)
+            publisher.offer(wire.info_message(topics, info, time.monotonic_ns(), read_clock()))
+
+        def take_events() -> list[Event]:
+            events = engine.events() if isinstance(engine, FailoverEngine) else []
+            if events:  # another backend than before computes
+                offer_info()
+            return events
+
+        offer_info()
         mailboxes = open_cameras(config.camera, engine.info.input_px)
         sampler = stack.enter_context(Sampler(config.power.source))
         health = HealthReader(engine, publisher, lambda: mailboxes.counters, sampler.newest)
-        loop = Loop(mailboxes, engine, publisher, topics, _job(config, files, engine, health))
+        job = replace(_job(config, files, engine, health), take_events=take_events)
+        loop = Loop(mailboxes, engine, publisher, topics, job)
 
         def stop() -> None:
             loop.stop()
@@ -98,19 +111,6 @@ _EVENTS: Mapping[type[Exception], str] = {
     CameraStalled: "camera_stalled",
     CameraError: "camera_failed",
 }
-
-
-def open_engine(config: ModelConfig, files: ModelFiles) -> Engine:
-    """Open the configured model, held to its passport, on the configured backend.
-
-    Raises EngineError when the backend is not there, ModelError when the model is refused.
-    """
-    if config.backend == "edgetpu":
-        raise EngineError(
-            'model.backend is "edgetpu", which this version cannot drive yet',
-            hint='set it to "auto" or "cpu"',
-        )
-    return open_verified(files, threads=config.threads, runtime=config.runtime)
 
 
 @contextmanager

@@ -77,7 +77,10 @@ class CameraConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """What to run, and on what. `threads`: of one inference on the CPU."""
+    """What to run, and on what.
+
+    `performance`: the Edge TPU's clock. `threads`: of one inference on the CPU.
+    """
 
     name: Annotated[
         str, Meta(pattern=r"^[^\0]+$", max_length=1000, description="a catalogue name or a path")
@@ -85,6 +88,7 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):
     labels: Text = ""
     backend: Backend = "auto"
     device: EdgeTpu = ""
+    performance: Literal["low", "medium", "high", "max"] = "high"
     top_k: Annotated[int, Meta(ge=1, le=1000)] = 3
     threshold: Fraction = 0.3
     threads: Annotated[int, Meta(ge=1, le=64)] = 1

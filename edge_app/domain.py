@@ -220,11 +220,19 @@ class Throttled:
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """How the accelerator fares. State "none": none is in use, and none is looked for."""
+    """How the accelerator fares. State "none": none is in use, and none is looked for.
+
+    `canaries`: runs on pictures with a known answer that were right. `baseline_p95_ms`: the best
+    p95 of its runs so far, None before it is known. `cause`: why the CPU answers in its place.
+    """
 
     fallbacks: int = 0
     promotions: int = 0
     state: str = "none"
+    canaries: int = 0
+    baseline_p95_ms: float | None = None
+    p95_ms: float | None = None
+    cause: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,14 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from edge_app import policy
 from edge_app.domain import (
     Engine,
+    Event,
     Frame,
     Health,
     Label,
@@ -75,7 +76,8 @@ class Job:
 
     `decode` turns raw outputs into labels, best first, more than `top_k` and below the threshold
     too, because the rules look at those as well. `read_health`
-    reports on the window it is given. `stats_every_s`: how often that is published.
+    reports on the window it is given. `stats_every_s`: how often that is published. `take_events`
+    returns what happened since it was last called.
     """
 
     task: str
@@ -86,6 +88,7 @@ class Job:
     read_clock: Callable[[], WallClock]
     read_health: Callable[[Window, int], Health]
     stats_every_s: float
+    take_events: Callable[[], Sequence[Event]] = tuple
 
 
 def preparer(size_px: tuple[int, int], crops: Mapping[str, Crop]) -> Callable[[Frame], Prepared]:
@@ -231,8 +234,13 @@ class Loop:
         if now_ns - self._clock_read_ns >= _CLOCK_EVERY_NS:
             self._clock = self._job.read_clock()
             self._clock_read_ns = now_ns
+        self._publish_events(now_ns)
         if now_ns - self._window.started_ns >= self._job.stats_every_s * 1e9:
             self._publish_stats(now_ns)
+
+    def _publish_events(self, now_ns: int) -> None:
+        for event in self._job.take_events():
+            self._publisher.offer(wire.event_message(self._topics, event, now_ns, self._clock))
 
     def _publish_stats(self, now_ns: int) -> None:
         health = self._job.read_health(self._window, now_ns)
@@ -248,7 +256,9 @@ class Loop:
 
     def _finish_delivery(self) -> None:
         """After the last frame of a recording: report once more, wait for the broker to have it."""
-        self._publish_stats(time.monotonic_ns())
+        now_ns = time.monotonic_ns()
+        self._publish_events(now_ns)
+        self._publish_stats(now_ns)
         while not self._stopping and not self._publisher.drain(_DRAIN_STEP_S):
             pass
 

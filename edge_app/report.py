@@ -22,6 +22,7 @@ from edge_app.domain import (
     Publisher,
     Rates,
 )
+from edge_app.engine.failover import FailoverEngine
 from edge_app.sensors.energy import PowerReport
 from edge_app.sensors.process import ProcessMeter
 from edge_app.sensors.sampler import Sample
@@ -55,6 +56,7 @@ class HealthReader:
             corrupt=sum(counters.corrupt for counters in each),
         )
         before, self._before = self._before, total
+        engine = self._engine
         window_s = (now_ns - window.started_ns) / 1e9
         frames = Frames(
             captured=total.captured - before.captured,
@@ -67,7 +69,7 @@ class HealthReader:
         spool, mqtt = self._publisher.state()
         return Health(
             window_s=window_s,
-            backend=self._engine.info.backend,
+            backend=engine.info.backend,
             fps=Rates(
                 captured=round(frames.captured / window_s, 2),
                 inferred=round(window.inferred / window_s, 2),
@@ -78,7 +80,9 @@ class HealthReader:
             power=self._power.read(sample.energy, window_s, window.inferred),
             thermal_c=sample.thermal,
             throttled=sample.throttled,
-            accelerator=Accelerator(),
+            accelerator=engine.accelerator()
+            if isinstance(engine, FailoverEngine)
+            else Accelerator(),
             process=self._process.read(),
             spool=spool,
             mqtt=mqtt,

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,28 @@ def find_runtime(wanted: str = "auto") -> tuple[str, Any]:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Delegate:
+    """A library that computes in the CPU's place, and what it is told when it is loaded."""
+
+    library: str
+    version: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+class DelegateError(EngineError):
+    """The delegate's library cannot be loaded, opens no device, or does not take the model.
+
+    `__cause__` tells them apart: OSError, ValueError, RuntimeError.
+    """
+
+
 class LiteRtEngine:
-    """A full-integer model on the CPU."""
+    """A full-integer model on the CPU, or on an Edge TPU through its delegate.
+
+    With a delegate it belongs in a child process (`engine.child`): the library aborts the process
+    when it loses its device, and holds the interpreter lock while it opens one.
+    """
 
     def __init__(
         self,
@@ -65,27 +86,34 @@ class LiteRtEngine:
         name: str = "",
         threads: int = DEFAULT_THREADS,
         runtime: str = "auto",
+        delegate: Delegate | None = None,
     ) -> None:
-        """Load the model at `path`. Raises ModelError, or EngineError without a runtime."""
+        """Load the model at `path`.
+
+        Raises ModelError, DelegateError, or EngineError without a runtime.
+        """
         runtime_name, module = find_runtime(runtime)
         _check_file(path)
         with _native_stderr() as said:
             try:
                 self._interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
-                _refuse_compiled(path, self._interpreter)
-                self._interpreter.allocate_tensors()
+                _check_compiled(path, self._interpreter, wanted=delegate is not None)
+                if delegate is None:
+                    self._interpreter.allocate_tensors()
             except (ValueError, RuntimeError) as error:
                 raise ModelError(
                     f"{path}: the interpreter refuses it: {_first_line(said() or str(error))}",
                     hint="check the file against its source (sha256), or fetch it again",
                 ) from error
+        if delegate is not None:
+            self._interpreter = _delegated(module, path, delegate, threads)
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
         self._info = EngineInfo(
             model=name or path.stem,
-            backend="cpu",
-            runtime=runtime_name,
-            device="",
+            backend="edgetpu" if delegate else "cpu",
+            runtime=f"{runtime_name}, {delegate.version}" if delegate else runtime_name,
+            device=delegate.options.get("device", "") if delegate else "",
             threads=threads,
             input=_check_input(path, [_spec(detail) for detail in inputs]),
             outputs=_check_outputs(path, [_spec(detail) for detail in outputs]),
@@ -145,14 +173,44 @@ def _check_file(path: Path) -> None:
         )
 
 
-def _refuse_compiled(path: Path, interpreter: Any) -> None:
-    # Private, but the only way to see operators, and there in both runtimes. Without the check the
-    # failure would be "unresolved custom op", which tells a user nothing.
-    if any(op["op_name"] == EDGETPU_OP for op in interpreter._get_ops_details()):
+def _check_compiled(path: Path, interpreter: Any, *, wanted: bool) -> None:
+    # Private, but the only way to see operators, and there in both runtimes. Without the check one
+    # failure would be "unresolved custom op", which tells a user nothing, and the other none at
+    # all: an ordinary model with a delegate runs on the CPU in silence.
+    compiled = any(op["op_name"] == EDGETPU_OP for op in interpreter._get_ops_details())
+    if compiled and not wanted:
         raise ModelError(
             f"{path}: compiled for the Edge TPU, cannot run on the CPU",
             hint="use the model's CPU twin: the same file name without _edgetpu",
         )
+    if wanted and not compiled:
+        raise ModelError(
+            f"{path}: not compiled for the Edge TPU (no {EDGETPU_OP}); it would run on the CPU",
+            hint="compile it with edgetpu_compiler, or fetch the model's _edgetpu.tflite",
+        )
+
+
+def _delegated(module: Any, path: Path, delegate: Delegate, threads: int) -> Any:
+    """Return an interpreter that computes through the delegate, which only it refers to.
+
+    A delegate freed before its interpreter is used after it was freed. What C++ says is not held
+    back here: if the library aborts, its last words must already be out.
+    """
+    try:
+        loaded = [module.load_delegate(delegate.library, dict(delegate.options))]
+        interpreter = module.Interpreter(
+            model_path=str(path), num_threads=threads, experimental_delegates=loaded
+        )
+        interpreter.allocate_tensors()
+    except OSError as error:
+        raise DelegateError(f"{delegate.library} cannot be loaded: {error}") from error
+    except ValueError as error:
+        raise DelegateError(f"{delegate.library}: {_first_line(str(error))}") from error
+    except RuntimeError as error:
+        raise DelegateError(
+            f"{delegate.library} does not take {path.name}: {_first_line(str(error))}"
+        ) from error
+    return interpreter
 
 
 def _check_input(path: Path, inputs: Sequence[TensorSpec]) -> TensorSpec:

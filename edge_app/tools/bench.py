@@ -30,6 +30,7 @@ from edge_app.engine.litert import RUNTIMES, LiteRtEngine
 from edge_app.errors import EXIT_OK, EdgeAppError, EngineError
 from edge_app.publish.link import Broker
 from edge_app.publish.listen import Received, listening
+from edge_app.tools import bench_child
 from edge_app.tools import bench_rig as rig
 
 _ROUNDS = 3
@@ -77,6 +78,8 @@ def run(*, seconds: float, as_json: bool) -> int:
     for runtime in RUNTIMES:
         progress.print(f"runtime {runtime} ...", style="dim")
         figures += _backend(files.cpu, runtime, seconds, notes)
+    progress.print("child process ...", style="dim")
+    figures += _child(files.cpu, seconds)
     program = rig.find_mosquitto()
     if program is None:
         notes.append(
@@ -102,6 +105,21 @@ def _backend(path: Path, runtime: str, seconds: float, notes: list[str]) -> list
     engine.close()
     meaning = f"one inference, nothing else, one thread, {engine.info.runtime}"
     return [Figure(f"invoke, {runtime}", round(invoke_ms, 2), "ms", meaning)]
+
+
+def _child(path: Path, seconds: float) -> list[Figure]:
+    """Measure what an accelerator's child process costs, and whether it is kept busy."""
+    cost_ms = bench_child.child_cost_ms(path, seconds)
+    exchange_ms = bench_child.exchange_ms(path, seconds / _ROUNDS)
+    labels_hz, share = bench_child.busy_share(path, seconds)
+    device = f"a simulated device of {bench_child.DEVICE_MS:g} ms in a child process"
+    meaning = "the same inference in a child process takes so much longer"
+    return [
+        _judged("child, cost", cost_ms, "ms", meaning, ("<=", 0.15)),
+        Figure("child, exchange", round(exchange_ms, 3), "ms", "a device that takes no time"),
+        Figure("device, labels", round(labels_hz, 1), "1/s", f"the whole loop on {device}"),
+        _judged("device, share", share, "", "of what that device can do alone", (">=", 0.95)),
+    ]
 
 
 def _invoke_hz(engine: Engine, seconds: float) -> float:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from edge_app.appliance import open_engine
 from edge_app.camera.quiet import silence_opencv
 from edge_app.catalog import resolve
 from edge_app.config import Backend, ModelConfig
 from edge_app.domain import Engine, Label
+from edge_app.engines import open_engine
 from edge_app.errors import EXIT_BUG, EXIT_OK, EdgeAppError
 from edge_app.task.classify import decode, fit_labels, scores
 from edge_app.task.image import fit, read_image
@@ -34,7 +34,9 @@ def run(
     """
     silence_opencv()
     files = resolve(model, labels)
-    engine = open_engine(ModelConfig(name=model, labels=labels, backend=backend), files)
+    engine = open_engine(
+        ModelConfig(name=model, labels=labels, backend=backend), files, settle=True
+    )
     names = fit_labels(files.labels, engine.info.outputs[0].shape[-1]) if files.labels else ()
     failed = False
     try:
