@@ -158,6 +158,7 @@ class Mailboxes(Generic[T]):
             item = box.empty()
             if item is not None:
                 return item[0]
+            box.finished = True  # nothing in its slot: it was here for its end
             if box.failure is not None:
                 self._ready.put(box)  # raised again by the next take
                 raise box.failure
@@ -167,8 +168,10 @@ class Mailboxes(Generic[T]):
         while True:
             unfinished = [box for box in self._boxes if not box.finished]
             now_ns = time.monotonic_ns()
-            for box in unfinished:
-                if box.slot is None and box.stalls_at_ns() <= now_ns:
+            for box, thread in zip(self._boxes, self._threads, strict=True):
+                # What has ended does not stall; that it has ended is in the queue, in its turn.
+                at_work = not box.finished and thread.is_alive()
+                if at_work and box.slot is None and box.stalls_at_ns() <= now_ns:
                     raise CameraStalled(
                         f"camera {box.name}: no frame for {_waited_s(box, now_ns):.1f} s",
                         hint="check its cable, power and network; restarting usually helps",
@@ -192,7 +195,6 @@ class Mailboxes(Generic[T]):
             pass
         except BaseException as error:  # noqa: BLE001 - raised by take(), in the thread that asks
             box.failure = error
-        box.finished = True
         self._ready.put(box)
 
     def _capture_one(self, box: _Box[T], camera: Camera) -> None:

@@ -263,3 +263,39 @@ def test_a_hanging_thread_is_left_behind_with_a_complaint(
     assert "its thread hangs" in caplog.text
     camera.hand.put(CameraEnded("freed"))
     mailboxes._threads[0].join(WAIT_S)
+
+
+def test_a_failure_is_never_taken_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = HandCamera()
+    mailboxes = boxes(camera)
+    arrived, held = threading.Event(), threading.Event()
+
+    class LateQueue(queue.SimpleQueue[object]):
+        def put(self, item: object, *_: object, **_options: object) -> None:
+            if threading.current_thread() is mailboxes._threads[0]:
+                arrived.set()
+                held.wait(WAIT_S)
+            super().put(item)
+
+    monkeypatch.setattr(mailboxes, "_ready", LateQueue())
+    camera.hand.put(CameraError("cable out"))
+    with mailboxes:
+        assert arrived.wait(WAIT_S)
+        assert mailboxes.take(0.01) is None
+        held.set()
+        for _ in range(2):
+            with pytest.raises(CameraError, match="cable out"):
+                mailboxes.take(WAIT_S)
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_an_end_that_is_heard_of_late_is_no_stall(
+    monkeypatch: pytest.MonkeyPatch, lossless: bool
+) -> None:
+    with boxes(HandCamera(items=1), lossless=lossless) as mailboxes:
+        assert mailboxes.take(WAIT_S) == ("main", 0)
+        mailboxes._threads[0].join(WAIT_S)
+        later_ns = time.monotonic_ns() + 3600 * 10**9
+        monkeypatch.setattr(time, "monotonic_ns", lambda: later_ns)
+        with pytest.raises(CameraEnded):
+            mailboxes.take(WAIT_S)
