@@ -16,7 +16,7 @@ from edge_app.camera.pacing import Pacer, RateLimit
 from edge_app.camera.quiet import silence_opencv
 from edge_app.camera.sources import redacted
 from edge_app.domain import Frame, Pixels
-from edge_app.errors import CameraEnded, CameraError, CameraStalled
+from edge_app.errors import CameraEnded, CameraError, CameraStalled, CorruptFrame
 
 RTSP_TIMEOUT_S = 5.0
 
@@ -60,11 +60,12 @@ class _LiveCamera:
                 raise self._lost(time.monotonic_ns() - started_ns, timeout_s)
             captured_ns = time.monotonic_ns()
             if self._limit.admits(captured_ns):
-                ok, bgr = self._capture.retrieve()
-                if ok:
-                    break
+                break
             if captured_ns - started_ns > timeout_s * 1e9:
                 raise self._lost(captured_ns - started_ns, timeout_s)
+        ok, bgr = self._capture.retrieve()
+        if not ok:
+            raise CorruptFrame(f"a frame from {self._source} cannot be decoded")
         frame = Frame(self._name, self._seq, captured_ns, _rgb(bgr))
         self._seq += 1
         return frame
