@@ -53,7 +53,7 @@ def run_layer(layer: Layer, weights: LayerWeights | None, inputs: list[Activatio
     elif layer.kind == "mean":
         result = first.mean((1, 2))
     else:
-        powers = np.exp(first - first.max(-1, keepdims=True))
+        powers: Activations = np.exp(first - first.max(-1, keepdims=True))
         result = powers / powers.sum(-1, keepdims=True)
     return relu6(result) if layer.activation == "relu6" else result
 
