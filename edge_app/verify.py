@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edge_app.catalog import ModelFile, ModelFiles, Passport, known_sha256
 from edge_app.domain import EngineInfo
+from edge_app.engine.litert import EDGETPU_OP, TFLITE_MARK
 from edge_app.errors import EdgeAppError, ModelError
 from edge_app.files import sha256_of
 from edge_app.task.classify import fit_labels, scores
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 # At start the hash has shown that the file is right; two photos show that this machine computes
 # rightly with it, and cost a Pi little. `models verify` looks at all.
 GOLDEN_AT_START = 2
-EDGETPU_MARK = b"edgetpu-custom-op"
-_MAGIC = b"TFL3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +111,9 @@ def check_kind(path: Path, *, compiled: bool) -> list[Fault]:
         data = path.read_bytes()
     except OSError as error:
         return [Fault("file", f"{path}: cannot be read: {error.strerror}")]
-    if data[4:8] != _MAGIC:
+    if data[4:8] != TFLITE_MARK:
         return [Fault("file", f"{path}: not a TensorFlow Lite model (no TFL3 mark)")]
-    if compiled and EDGETPU_MARK not in data:
+    if compiled and EDGETPU_OP.encode() not in data:
         return [Fault("file", f"{path}: not compiled for the Edge TPU")]
     return []
 

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 RUNTIMES = {"litert": "ai_edge_litert", "tflite": "tflite_runtime"}
 EDGETPU_OP = "edgetpu-custom-op"
+TFLITE_MARK = b"TFL3"  # bytes 4 to 8 of every model file
 _INPUT_DTYPES = ("int8", "uint8")
 _CODE_OFFSET = {"int8": 0x80, "uint8": 0}
 # tflite_runtime's wheels lack the optimised int8 kernels and gain nothing; LiteRT was measured with
@@ -166,7 +167,7 @@ def _check_file(path: Path) -> None:
             f"{path}: cannot be read: {error.strerror}",
             hint="give the path of a .tflite file, or a name from `edge-app models list`",
         ) from error
-    if head[4:8] != b"TFL3":
+    if head[4:8] != TFLITE_MARK:
         raise ModelError(
             f"{path}: not a TensorFlow Lite model (no TFL3 mark in its first 8 bytes)",
             hint="give a .tflite file; other formats must be converted first",

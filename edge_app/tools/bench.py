@@ -38,7 +38,7 @@ _PACED_FPS = 30.0
 _WARM_UP_S = 1.0
 _IMPORTS = "import edge_app.appliance, edge_app.publish.mqtt, edge_app.camera.images"
 
-Target = tuple[str, float]  # "<=" or ">=", and the bound
+Bound = tuple[str, float]  # "<=" or ">=", and the bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +308,7 @@ def _imports() -> list[Figure]:
     return figures
 
 
-def _judged(name: str, value: float, unit: str, meaning: str, target: Target) -> Figure:
+def _judged(name: str, value: float, unit: str, meaning: str, target: Bound) -> Figure:
     sign, bound = target
     met = value <= bound if sign == "<=" else value >= bound
     return Figure(name, round(value, 3), unit, meaning, f"{sign} {bound:g}", met)

@@ -50,7 +50,7 @@ def inspect_model(target: str, *, as_json: bool = False, plot: Path | None = Non
 def _show(found: Inspection, console: Console) -> None:
     graph = found.graph
     console.print(f"[bold]{found.name}[/bold]", highlight=False)
-    if found.random:
+    if found.by_name:
         console.print("architecture, as the builder would write it in int8 (no trained weights)")
     else:
         console.print(
@@ -69,7 +69,7 @@ def _show(found: Inspection, console: Console) -> None:
             highlight=False,
         )
         return
-    if not found.random:
+    if not found.by_name:
         console.print(_quantisation_table(found.cost))
     console.print(_total_table(found.cost))
     console.print(_remarks(found.cost), highlight=False)

@@ -14,11 +14,11 @@ from edge_app.tools.tflite_reader import parse_graph, read_graph
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """All there is to say about a model. `random`: written for this, with random weights."""
+    """All there is to say about a model. `by_name`: an architecture, not a file."""
 
     name: str
     source: str
-    random: bool
+    by_name: bool
     graph: Graph
     cost: Cost
     prediction: Prediction
@@ -37,7 +37,7 @@ def inspect_target(name: str) -> Inspection:
     return Inspection(
         name=target.name,
         source=source,
-        random=target.path is None,
+        by_name=target.path is None,
         graph=graph,
         cost=cost_of(graph),
         prediction=predict(graph),
@@ -52,7 +52,7 @@ def as_record(found: Inspection) -> dict[str, Any]:
         "model": found.name,
         "source": found.source,
         "compiled_for_edgetpu": graph.compiled,
-        "file_bytes": None if found.random else graph.file_bytes,
+        "file_bytes": None if found.by_name else graph.file_bytes,
         "inputs": [_tensor_record(graph.tensors[i]) for i in graph.inputs],
         "outputs": [_tensor_record(graph.tensors[i]) for i in graph.outputs],
         "total": None
@@ -76,14 +76,14 @@ def as_record(found: Inspection) -> dict[str, Any]:
         },
         "not_counted": list(cost.not_counted),
         "layers": [
-            _layer_record(layer, reasons, random=found.random)
+            _layer_record(layer, reasons, by_name=found.by_name)
             for layer, reasons in zip(cost.layers, prediction.reasons, strict=True)
         ],
         "edgetpu_prediction": None if graph.compiled else _prediction_record(prediction),
     }
 
 
-def _layer_record(layer: LayerCost, reasons: tuple[str, ...], *, random: bool) -> dict[str, Any]:
+def _layer_record(layer: LayerCost, reasons: tuple[str, ...], *, by_name: bool) -> dict[str, Any]:
     unknown = {"macs": None, "weights": None, "params": None}
     quantisation = {
         "output": _quantisation_record(layer.output_quantisation),
@@ -99,7 +99,7 @@ def _layer_record(layer: LayerCost, reasons: tuple[str, ...], *, random: bool) -
         "standard": asdict(layer.standard) if layer.counted else unknown,
         "output_bytes": layer.output_bytes,
         "live_bytes": layer.live_bytes,
-        "quantisation": None if random else quantisation,
+        "quantisation": None if by_name else quantisation,
         "edgetpu": {"predicted": not reasons, "reasons": reasons},
     }
 

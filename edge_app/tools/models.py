@@ -1,4 +1,4 @@
-"""`edge-app models list / fetch / verify / add`. `inspect` has a module of its own."""
+"""`edge-app models list / verify / add`. `inspect` and `fetch` have modules of their own."""
 
 from __future__ import annotations
 

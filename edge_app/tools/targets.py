@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge_app import catalog
 from edge_app.errors import ModelError
-from edge_app.models.builder.network import Network, by_name
+from edge_app.models.builder.network import by_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,6 @@ class Target:
 
     name: str
     path: Path | None
-    network: Network | None
 
 
 def find_target(name_or_path: str) -> Target:
@@ -26,13 +25,14 @@ def find_target(name_or_path: str) -> Target:
     """
     path = Path(name_or_path)
     if path.exists() or path.suffix == catalog.SUFFIX or path.parent != Path():
-        return Target(path.stem, path, None)
+        return Target(path.stem, path)
     try:
         files = catalog.resolve(name_or_path)
     except ModelError as not_installed:
         try:
-            return Target(name_or_path, None, by_name(name_or_path))
+            by_name(name_or_path)
         except ModelError:
             # An uninstalled model of another architecture: its own message says how to get it.
             raise not_installed from None
-    return Target(name_or_path, files.cpu or files.edgetpu, None)
+        return Target(name_or_path, None)
+    return Target(name_or_path, files.cpu or files.edgetpu)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-EDGETPU_OP = "edgetpu-custom-op"
+from edge_app.engine.litert import EDGETPU_OP
 
 # Bits per element. Types of variable size (strings, resources) are not here: 0.
 _BITS = {

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from edge_app.engine.litert import TFLITE_MARK
 from edge_app.errors import ModelError
 from edge_app.tools.tflite_graph import Graph, GraphTensor, Operator, Quantisation
 
-MARK = b"TFL3"
 MAX_FILE_BYTES = 1 << 30
 _MAX_SIDE = 1 << 28
 
@@ -41,7 +41,7 @@ def read_graph(path: Path) -> Graph:
 
 def parse_graph(data: bytes, name: str) -> Graph:
     """The model in `data`; `name` stands for it in messages. Raises ModelError."""
-    if data[4:8] != MARK:
+    if data[4:8] != TFLITE_MARK:
         raise ModelError(
             f"{name}: not a TensorFlow Lite model (no TFL3 mark in its first 8 bytes)",
             hint="give a .tflite file; other formats must be converted first",
