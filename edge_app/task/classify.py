@@ -18,15 +18,30 @@ def scores(output: Tensor, spec: TensorSpec) -> NDArray[np.float32]:
     """Turn one raw output into scores in 0..1, shape (classes,).
 
     Dequantised as `scale * (code - zero_point)`, in a type wide enough for the difference. A model
-    that ends without its softmax gives logits, which do not all lie within 0..1; they get one.
+    that ends without its softmax gives logits, and they get one.
     """
     real = output.reshape(-1).astype(np.float32)
     if spec.scale:
         real = (real - spec.zero_point) * np.float32(spec.scale)
-    if real.min() < -1e-3 or real.max() > 1 + 1e-3:
+    if _are_logits(real, spec):
         real = np.exp(real - real.max())
         real /= real.sum()
     return real
+
+
+def _are_logits(real: NDArray[np.float32], spec: TensorSpec) -> bool:
+    """Whether the output can leave 0..1: for codes the same in every frame, whatever it shows.
+
+    A float output has only its values to tell by.
+    """
+    if spec.scale and spec.dtype in ("int8", "uint8"):
+        codes = np.iinfo(spec.dtype)
+        low = (codes.min - spec.zero_point) * spec.scale
+        high = (codes.max - spec.zero_point) * spec.scale
+        step = spec.scale  # a range rounded to whole codes may end one step beyond
+    else:
+        low, high, step = float(real.min()), float(real.max()), 0.0
+    return low < -step - 1e-3 or high > 1 + step + 1e-3
 
 
 def decode(

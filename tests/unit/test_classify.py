@@ -37,6 +37,22 @@ def test_logits_get_a_softmax() -> None:
     assert found[1] / found[0] == pytest.approx(np.exp(2), rel=1e-4)
 
 
+def test_logits_are_known_by_their_quantisation_in_every_frame() -> None:
+    spec = TensorSpec("out", (1, 3), "int8", 0.1, 0)  # -12.8 to 12.7
+    found = scores(np.array([0, 5, 10], np.int8), spec)  # 0, 0.5 and 1: no value tells
+    assert found.sum() == pytest.approx(1)
+    assert found[2] / found[0] == pytest.approx(np.e, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scale", "zero_point"), [(1 / 255, -128), (1 / 255, -127), (1 / 254, -127)]
+)
+def test_a_range_one_step_beyond_scores_is_no_logits(scale: float, zero_point: int) -> None:
+    spec = TensorSpec("out", (1, 2), "int8", scale, zero_point)
+    found = scores(np.array([zero_point, 127], np.int8), spec)
+    assert found.tolist() == pytest.approx([0, scale * (127 - zero_point)])
+
+
 def test_best_first_and_named() -> None:
     found = decode(np.array([0.1, 0.7, 0.2], np.float32), ("a", "b", "c"), 2, 0.0)
     assert [(label.index, label.label, label.score) for label in found] == [
