@@ -29,6 +29,8 @@ def reshape_model(
     shape: Sequence[int] = SHAPE,
     signature: Sequence[int] | None = None,
     zero_point: int | None = None,
+    scale: float = SCALE,
+    flat_zero_point: int | None = None,
     flat: Sequence[int] | None = None,
     float_output: bool = False,
 ) -> bytes:
@@ -36,9 +38,10 @@ def reshape_model(
     if zero_point is None:
         zero_point = {"int8": -128, "uint8": 0, "float32": 0}[dtype]
     flat = flat or (shape[0], math.prod(shape[1:]))
+    flat_zero_point = zero_point if flat_zero_point is None else flat_zero_point
     tensors = [
-        _tensor("picture", dtype, shape, zero_point, signature),
-        _tensor("flat", dtype, flat, zero_point),
+        _tensor("picture", dtype, shape, zero_point, signature, scale=scale),
+        _tensor("flat", dtype, flat, flat_zero_point, scale=scale),
     ]
     operators = [_reshape(0, 1, flat)]
     if float_output:
@@ -81,6 +84,8 @@ def _tensor(
     shape: Sequence[int],
     zero_point: int = -128,
     signature: Sequence[int] | None = None,
+    *,
+    scale: float = SCALE,
 ) -> schema.TensorT:
     tensor = schema.TensorT(
         shape=list(shape), type=_TYPES[dtype], buffer=_NO_BUFFER, name=name, hasRank=True
@@ -88,7 +93,7 @@ def _tensor(
     if signature is not None:
         tensor.shapeSignature = list(signature)
     if dtype != "float32":
-        tensor.quantization = schema.QuantizationParametersT(scale=[SCALE], zeroPoint=[zero_point])
+        tensor.quantization = schema.QuantizationParametersT(scale=[scale], zeroPoint=[zero_point])
     return tensor
 
 

@@ -1,4 +1,4 @@
-"""The TensorFlow Lite interpreter, in process. The only module that imports one.
+"""The TensorFlow Lite interpreter, in process: the only one the appliance runs models in.
 
 `ai-edge-litert` is the maintained runtime; `tflite_runtime` 2.14 is accepted in its place, because
 an older libedgetpu works only with a runtime of its own age.
@@ -29,6 +29,10 @@ EDGETPU_OP = "edgetpu-custom-op"
 TFLITE_MARK = b"TFL3"  # bytes 4 to 8 of every model file
 _INPUT_DTYPES = ("int8", "uint8")
 _CODE_OFFSET = {"int8": 0x80, "uint8": 0}
+# What the codes of black and white stand for where pictures are scaled, centred, or normalised by
+# ImageNet's mean and deviation. Wide, because calibration finds only about these.
+_PICTURE_RANGES = ((0, 1), (-1, 1), (-0.5, 0.5), (0, 255), (-128, 127), (-2.2, 2.7))
+_RANGE_TOLERANCE = 0.15
 # tflite_runtime's wheels lack the optimised int8 kernels and gain nothing; LiteRT was measured with
 # `edge-app bench`: a second thread shortens one inference but takes the core the rest of the
 # pipeline runs on. docs/performance.md has the figures.
@@ -230,6 +234,18 @@ def _check_input(path: Path, inputs: Sequence[TensorSpec]) -> TensorSpec:
         raise ModelError(
             f"{path}: input shape is {list(spec.shape)}; it must be [1, height, width, 3], fixed",
             hint="convert the model with a static shape, batch 1 and RGB input",
+        )
+    # `run` takes pixels for codes, which is right only when the codes span what pixels stand for.
+    codes = np.iinfo(spec.dtype)
+    low, high = ((int(code) - spec.zero_point) * spec.scale for code in (codes.min, codes.max))
+    if spec.scale and not any(
+        max(abs(low - first), abs(high - last)) <= _RANGE_TOLERANCE * (last - first)
+        for first, last in _PICTURE_RANGES
+    ):
+        raise ModelError(
+            f"{path}: the input's 8-bit codes stand for {low:.3g} to {high:.3g}; "
+            f"pictures span one of {', '.join(f'{a:g} to {b:g}' for a, b in _PICTURE_RANGES)}",
+            hint="quantise it again with whole pictures, black to white, as representative data",
         )
     return spec
 

@@ -89,13 +89,43 @@ def test_codes_at_the_ends_of_the_range(
 
 def test_a_zero_point_far_from_the_code(runtime: str, write: Write) -> None:
     # 127 - (-128) does not fit int8: subtracting in the output's own type would give -1.
-    path = write(tiny_models.reshape_model("int8", zero_point=127))
+    path = write(tiny_models.reshape_model("int8", flat_zero_point=127))
     with closing(LiteRtEngine(path, runtime=runtime)) as engine:
         (output,) = engine.run(picture(255))
         spec = engine.info.outputs[0]
         assert (spec.zero_point, output[0]) == (127, 127)
     low = scores(output.astype(np.int8), spec)
     assert low[0] == pytest.approx(1 / (1 + 11 * np.exp(-255 / 256)))  # below 0: it gets a softmax
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "zero_point"),
+    [
+        ("uint8", 1 / 128, 128),
+        ("uint8", 0.007843, 127),
+        ("int8", 0.007843, -1),
+        ("uint8", 1 / 255, 0),
+        ("int8", 1 / 255, -128),
+        ("uint8", 1.0, 0),
+        ("int8", 1.0, 0),
+        ("uint8", 4.758 / 255, 114),  # ImageNet's mean and deviation
+    ],
+)
+def test_an_input_that_spans_a_picture_is_taken(
+    runtime: str, write: Write, dtype: str, scale: float, zero_point: int
+) -> None:
+    path = write(tiny_models.reshape_model(dtype, scale=scale, zero_point=zero_point))
+    LiteRtEngine(path, runtime=runtime).close()
+
+
+@pytest.mark.parametrize(("scale", "zero_point"), [(0.5, 3), (1 / 1000, 0), (1 / 128, 0)])
+def test_an_input_that_spans_no_picture_is_refused(
+    runtime: str, write: Write, scale: float, zero_point: int
+) -> None:
+    path = write(tiny_models.reshape_model("uint8", scale=scale, zero_point=zero_point))
+    with pytest.raises(ModelError, match="codes stand for") as refused:
+        LiteRtEngine(path, runtime=runtime)
+    assert "quantise it again" in refused.value.hint
 
 
 def test_float_output_is_taken_as_it_is(runtime: str, write: Write) -> None:
