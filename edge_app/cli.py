@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge_app import __version__
-from edge_app.errors import EXIT_OK, ConfigError, EdgeAppError
+from edge_app.errors import EXIT_OK, ConfigError, EdgeAppError, ModelError, UsageError
 
 DEFAULT_CONFIG = Path("/etc/edge-app/config.toml")
 BACKENDS = ("auto", "edgetpu", "cpu")
@@ -144,7 +144,7 @@ def _add_bench(commands: _Subparsers[argparse.ArgumentParser]) -> None:
     bench = commands.add_parser("bench", help="measure this machine")
     bench.add_argument("--models", type=_names, metavar="A,B,C", help="latency against MACs")
     bench.add_argument("--plot", type=Path, metavar="FILE.png", help="with --models")
-    bench.add_argument("--seconds", type=_positive, default=10.0, help="length of each part")
+    bench.add_argument("--seconds", type=_positive, help="of each part, default 10")
     bench.add_argument("--json", action="store_true")
     bench.set_defaults(command=_bench)
 
@@ -191,9 +191,13 @@ def _names(text: str) -> list[str]:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from edge_app import appliance, config
+    from edge_app.stop import Stop
 
-    appliance.run(config.load(args.config))
+    asked_to_stop = Stop()
+    with asked_to_stop.on_signals():  # before the imports, which take most of the start
+        from edge_app import appliance, config
+
+        appliance.run(config.load(args.config), asked_to_stop)
     return EXIT_OK
 
 
@@ -254,19 +258,30 @@ def _models_add(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    if args.models:
+    if args.models is not None:
+        if args.seconds is not None:
+            raise UsageError("--seconds and --models do not go together", hint="leave one out")
         from edge_app.tools import bench_models
 
         return bench_models.bench_models(args.models, plot=args.plot, as_json=args.json)
+    if args.plot is not None:
+        raise UsageError("--plot draws what --models measures", hint="add --models A,B,C")
     from edge_app.tools import bench
 
-    return bench.run(seconds=args.seconds, as_json=args.json)
+    return bench.run(seconds=args.seconds or bench.DEFAULT_S, as_json=args.json)
 
 
 def _config_check(args: argparse.Namespace) -> int:
-    from edge_app import config
+    from edge_app import catalog, config
 
-    config.load(args.config)
+    loaded = config.load(args.config)
+    try:
+        catalog.resolve(loaded.model.name, loaded.model.labels)
+    except ModelError as error:
+        fault = f"model.name: {error}; {error.hint}"
+        raise ConfigError(f"{args.config}: 1 fault", faults=(fault,)) from error
+    for absent in config.absent_sources(loaded):
+        print(f"note: {absent}", file=sys.stderr)  # it may be mounted by the time it is needed
     print(f"{args.config}: fine")
     return EXIT_OK
 

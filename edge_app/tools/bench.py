@@ -33,6 +33,7 @@ from edge_app.publish.listen import Received, listening
 from edge_app.tools import bench_child
 from edge_app.tools import bench_rig as rig
 
+DEFAULT_S = 10.0
 _ROUNDS = 3
 _PACED_FPS = 30.0
 _WARM_UP_S = 1.0

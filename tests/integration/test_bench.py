@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from edge_app.cli import main
+from edge_app.errors import EXIT_USAGE
 from edge_app.tools import bench as bench_tool
 from edge_app.tools import bench_rig
 
@@ -34,6 +36,21 @@ def test_every_figure_is_measured_and_says_what_it_means() -> None:
         assert figure["meaning"]
         assert figure["value"] > 0 or name in ZERO_IS_GOOD
         assert (figure["met"] is None) == (figure["target"] == "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--plot", "x.png"], "--models"),
+        (["--models", "mobilenet_v1_0.25_128", "--seconds", "3"], "--seconds"),
+        (["--models", ""], "--models"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", *arguments]) == EXIT_USAGE
+    assert told in capsys.readouterr().err
 
 
 def test_without_a_broker_the_bare_model_is_still_measured(
