@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -27,13 +25,14 @@ from edge_app.config import Spool as SpoolConfig
 from edge_app.domain import Engine, Event, Label, Message, Publisher, Tensor
 from edge_app.engine.failover import FailoverEngine
 from edge_app.engines import open_engine
-from edge_app.errors import CameraError, CameraStalled, EngineError
+from edge_app.errors import CameraError, CameraStalled, EdgeAppError, EngineError
 from edge_app.loop import Job, Loop, Prepared, preparer
 from edge_app.policy import Rules
 from edge_app.publish import wire
 from edge_app.report import HealthReader, describe
 from edge_app.sensors.clock import read_clock
 from edge_app.sensors.sampler import Sampler
+from edge_app.stop import Stop
 from edge_app.task import classify
 
 if TYPE_CHECKING:
@@ -49,10 +48,10 @@ SHUTDOWN_S = 4.5  # to end capture and flush; goodbye and the disk get the rest 
 MEMORY_MAX_BYTES = 32_000_000  # of messages while the disk takes none, however large it is
 
 
-def run(config: Config) -> None:
-    """Be the appliance until SIGTERM, SIGINT or the end of every recording.
+def run(config: Config, asked_to_stop: Stop) -> None:
+    """Be the appliance until it is asked to stop or every recording has come to its end.
 
-    Raises EdgeAppError when a part cannot be opened or fails.
+    Raises EdgeAppError when a part cannot be opened or fails, or a recording was not delivered.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with ExitStack() as stack:
@@ -83,8 +82,11 @@ def run(config: Config) -> None:
             loop.stop()
             mailboxes.wake()
 
-        with _on_signals(stop):
-            _serve(loop, mailboxes, publisher, topics)
+        asked_to_stop.answer_with(stop)
+        _serve(loop, mailboxes, publisher, topics)
+        lost = publisher.state()[0].dropped
+        if lost and not any(camera.loop for camera in config.camera.values()):
+            raise EdgeAppError(f"{lost} messages were lost", hint="the log says why, further up")
 
 
 def _serve(
@@ -99,18 +101,19 @@ def _serve(
             finally:
                 ended_s = time.monotonic()
     except (CameraError, EngineError) as error:
-        event = Event(_EVENTS.get(type(error), "engine_failed"), str(error))
-        message = wire.event_message(topics, event, time.monotonic_ns(), read_clock())
+        message = wire.event_message(topics, _event(error), time.monotonic_ns(), read_clock())
         publisher.offer(message)
         raise
     finally:
-        publisher.drain(ended_s + SHUTDOWN_S - time.monotonic())
+        if not publisher.drain(ended_s + SHUTDOWN_S - time.monotonic()):
+            waiting = publisher.state()[0].queued
+            log.warning("%d messages were not delivered before the end", waiting)
 
 
-_EVENTS: Mapping[type[Exception], str] = {
-    CameraStalled: "camera_stalled",
-    CameraError: "camera_failed",
-}
+def _event(error: CameraError | EngineError) -> Event:
+    if isinstance(error, CameraStalled):
+        return Event("camera_stalled", str(error))
+    return Event("camera_failed" if isinstance(error, CameraError) else "engine_failed", str(error))
 
 
 @contextmanager
@@ -122,7 +125,8 @@ def publishing(config: Config, topics: wire.Topics) -> Iterator[Publisher]:
     if not config.mqtt.url:
         from edge_app.publish.jsonl import JsonLinesPublisher
 
-        yield JsonLinesPublisher(sys.stdout.buffer)
+        with closing(JsonLinesPublisher(sys.stdout.buffer)) as lines:
+            yield lines
         return
     from edge_app.publish.link import tls_context
     from edge_app.publish.mqtt import MqttPublisher
@@ -240,19 +244,3 @@ def _job(config: Config, files: ModelFiles, engine: Engine, health: HealthReader
         read_health=health.read,
         stats_every_s=config.stats.interval_s,
     )
-
-
-@contextmanager
-def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` on SIGTERM and SIGINT while the block runs."""
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        log.info("%s: stopping", signal.Signals(number).name)
-        stop()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

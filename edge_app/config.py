@@ -222,6 +222,14 @@ def _meaning(config: Config) -> Iterator[str]:
         )
 
 
+def absent_sources(config: Config) -> Iterator[str]:
+    """Yield which recordings and devices are not there at this moment."""
+    for name, camera in config.camera.items():
+        scheme, rest = parse_source(camera.source)
+        if scheme in ("images", "file", "v4l2") and not Path(rest).exists():
+            yield f"camera.{name}.source: {rest} is not there now"
+
+
 def _broker_faults(mqtt: Mqtt) -> Iterator[str]:
     try:
         url = urlsplit(mqtt.url)

@@ -353,3 +353,21 @@ def test_changes_mode_says_little_about_a_still_scene(tmp_path: Path, mosquitto:
     results = ear.results()
     assert [result["trigger"] for result in results] == ["change"]
     assert results[0]["labels"][0]["label"] == "espresso"
+
+
+@pytest.mark.parametrize("delay_s", [0.1, 0.3, 0.5])
+def test_a_signal_while_it_starts_ends_it_in_order(tmp_path: Path, delay_s: float) -> None:
+    with appliance(write_config(tmp_path, port=None)) as process:
+        wait_until_listening_for_signals(process.pid)
+        time.sleep(delay_s)  # somewhere in its start; where exactly depends on the machine
+        process.send_signal(signal.SIGTERM)
+        code, _, err = finish(process)
+    assert code == 0, err
+    assert "Traceback" not in err
+
+
+def wait_until_listening_for_signals(pid: int) -> None:
+    caught = 0
+    while not caught >> (signal.SIGTERM - 1) & 1:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        caught = int(next(line for line in lines if line.startswith("SigCgt:")).split()[1], 16)

@@ -1,0 +1,44 @@
+"""SIGTERM and SIGINT: asked at any time, answered as soon as there is something to stop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+log = logging.getLogger(__name__)
+
+
+class Stop:
+    """Remembers that the process was asked to end, from before the appliance is built."""
+
+    def __init__(self) -> None:
+        self._asked = ""
+        self._answer: Callable[[], None] | None = None
+
+    def answer_with(self, answer: Callable[[], None]) -> None:
+        """Call `answer` when asked, at once if that has happened. It must be safe in a handler."""
+        self._answer = answer
+        if self._asked:
+            answer()
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Listen while the block runs; the handlers found are put back."""
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, self._handle) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            if self._asked:
+                log.info("stopped by %s", self._asked)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        # No logging here: the signal may have come in the middle of it.
+        self._asked = signal.Signals(number).name
+        if self._answer is not None:
+            self._answer()
