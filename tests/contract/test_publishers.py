@@ -33,7 +33,11 @@ def over_mqtt(port: int) -> MqttPublisher:
 
 @contextlib.contextmanager
 def json_lines(_folder: Path) -> Iterator[Publisher]:
-    yield JsonLinesPublisher(io.BytesIO())
+    publisher = JsonLinesPublisher(io.BytesIO())
+    try:
+        yield publisher
+    finally:
+        publisher.close()
 
 
 @contextlib.contextmanager

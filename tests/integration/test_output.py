@@ -1,0 +1,60 @@
+"""The appliance without a broker, writing to what nobody reads, or what takes nothing."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.integration.test_appliance import PATIENCE_S, appliance, write_config
+
+SIGTERM_BOUND_S = 6  # the contract's, not a speed
+
+
+def test_sigterm_ends_it_though_nobody_reads(tmp_path: Path) -> None:
+    config = write_config(tmp_path, port=None, camera="fps = 0")
+    with appliance(config) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # it has begun
+        # Its own processor time tells that it goes on inferring with the pipe full.
+        wait_for_cpu_s(process, 4.0)
+        process.send_signal(signal.SIGTERM)
+        asked_s = time.monotonic()
+        process.wait(PATIENCE_S)
+        assert time.monotonic() - asked_s < SIGTERM_BOUND_S
+        assert process.returncode >= 0  # no crash: what unread results are worth, run() decides
+
+
+def wait_for_cpu_s(process: subprocess.Popen[str], seconds: float) -> None:
+    while process.poll() is None:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        if (int(fields[11]) + int(fields[12])) / 100 >= seconds:
+            return
+        time.sleep(0.05)  # nothing to wait on: the kernel's count moves by itself
+    raise AssertionError(f"it ended with {process.returncode}")
+
+
+def test_a_reader_that_takes_one_line_leaves_no_traceback(tmp_path: Path) -> None:
+    config = write_config(tmp_path, port=None, camera="loop = false")
+    with appliance(config) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith('{"topic":')
+        process.stdout.close()
+        assert process.stderr is not None
+        err = process.stderr.read()
+        process.wait(PATIENCE_S)
+    assert err.count("cannot write results") == 1
+    assert "Traceback" not in err
+
+
+def test_a_full_disk_ends_a_recording_with_a_word(tmp_path: Path) -> None:
+    config = write_config(tmp_path, port=None, camera="loop = false")
+    command = [sys.executable, "-m", "edge_app", "run", "--config", str(config)]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False
+        )
+    assert done.stderr.count("cannot write results") == 1
+    assert "Traceback" not in done.stderr
