@@ -27,17 +27,24 @@ def listening(broker: Broker, filters: list[str]) -> Iterator[queue.SimpleQueue[
     """
     arrived: queue.SimpleQueue[Received | None] = queue.SimpleQueue()
     answered = threading.Event()
-    refusal = ["it does not answer"]
+    refusal = "it does not answer"
 
     def on_connect(client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        nonlocal refusal
         if reason.is_failure:
-            refusal[0] = str(reason)
+            refusal = str(reason)
             answered.set()
         else:
             client.subscribe([(filter_, 1) for filter_ in filters])
 
-    def on_subscribe(*_: Any) -> None:
-        refusal.clear()
+    def on_subscribe(_client: Any, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:
+        nonlocal refusal
+        refused = [
+            f"{filter_}: {reason}"
+            for filter_, reason in zip(filters, reasons, strict=False)
+            if reason.is_failure
+        ]
+        refusal = f"it refuses to send {'; '.join(refused)}" if refused else ""
         answered.set()
 
     client = new_client(broker, MQTTProtocolVersion.MQTTv311)
@@ -57,7 +64,7 @@ def listening(broker: Broker, filters: list[str]) -> Iterator[queue.SimpleQueue[
     try:
         answered.wait(_ANSWER_S)
         if refusal:
-            raise EdgeAppError(f"broker {broker.host}:{broker.port}: {refusal[0]}")
+            raise EdgeAppError(f"broker {broker.host}:{broker.port}: {refusal}")
         yield arrived
     finally:
         client.disconnect()
