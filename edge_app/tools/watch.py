@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
+import msgspec
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -26,29 +25,68 @@ from edge_app.publish.listen import Received, listening
 _REFRESH_S = 0.25
 
 
+class Best(msgspec.Struct, frozen=True):
+    """A label of a result."""
+
+    label: str
+    score: float
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """Of a result, what is shown."""
+
+    ts: str
+    camera: str
+    backend: str
+    labels: list[Best]
+
+
+class Rates(msgspec.Struct, frozen=True):
+    """Of a report's rates, what is shown."""
+
+    inferred: float
+
+
+class Quantiles(msgspec.Struct, frozen=True):
+    """Of a latency, what is shown, in milliseconds."""
+
+    p95: float
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Of a report's latencies, what is shown; None before the first frame."""
+
+    end_to_end: Quantiles | None
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """Of a report, what is shown."""
+
+    fps: Rates
+    latency_ms: Latency
+
+
 @dataclass
 class View:
     """The last word of every device: its status, its stats, and each camera's result."""
 
     status: dict[str, str] = field(default_factory=dict)
-    stats: dict[str, dict[str, Any]] = field(default_factory=dict)
-    results: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    stats: dict[str, Stats] = field(default_factory=dict)
+    results: dict[tuple[str, str], Seen] = field(default_factory=dict)
 
-    def absorb(self, topic: str, payload: bytes) -> dict[str, Any] | None:
+    def absorb(self, topic: str, payload: bytes) -> Seen | None:
         """Take one message in; returns the record when it is a result. Ignores what is not ours."""
         *_, device, kind = ["", *topic.split("/")]
         if kind == "status":
             self.status[device] = payload.decode(errors="replace")
             return None
-        try:
-            record = json.loads(payload)
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
             if kind == "stats":
-                self.stats[device] = record
+                self.stats[device] = msgspec.json.decode(payload, type=Stats)
             elif kind == "result":
-                self.results[device, record["camera"]] = record
-                return dict(record)
-        except (ValueError, KeyError, TypeError):
-            return None
+                result = msgspec.json.decode(payload, type=Seen)
+                self.results[device, result.camera] = result
+                return result
         return None
 
 
@@ -121,7 +159,7 @@ def table(view: View) -> Table:
             score,
             fps,
             p95_ms,
-            record["backend"],
+            record.backend,
             style="dim strike" if offline else "",
         )
     if not view.results:
@@ -129,28 +167,28 @@ def table(view: View) -> Table:
     return result
 
 
-def best(record: dict[str, Any]) -> tuple[str, str]:
+def best(record: Seen) -> tuple[str, str]:
     """Return the leading label and its score as shown."""
-    labels = record["labels"]
-    return (labels[0]["label"], f"{labels[0]['score']:.0%}") if labels else ("(nothing)", "-")
+    labels = record.labels
+    return (labels[0].label, f"{labels[0].score:.0%}") if labels else ("(nothing)", "-")
 
 
-def figures(stats: dict[str, Any] | None) -> tuple[str, str]:
+def figures(stats: Stats | None) -> tuple[str, str]:
     """Return inferred frames per second and end-to-end p95 as shown."""
-    latency = stats["latency_ms"]["end_to_end"] if stats else None
+    latency = stats.latency_ms.end_to_end if stats else None
     return (
-        f"{stats['fps']['inferred']:.1f}" if stats else "-",
-        f"{latency['p95']:.1f}" if latency else "-",
+        f"{stats.fps.inferred:.1f}" if stats else "-",
+        f"{latency.p95:.1f}" if latency else "-",
     )
 
 
-def _print_line(topic: str, record: dict[str, Any], stats: dict[str, dict[str, Any]]) -> None:
+def _print_line(topic: str, record: Seen, stats: dict[str, Stats]) -> None:
     device = topic.split("/")[-2]
     label, score = best(record)
     fps, p95_ms = figures(stats.get(device))
     print(
-        f"{record['ts']} {device}/{record['camera']} {label} {score} "
-        f"fps={fps} p95_ms={p95_ms} backend={record['backend']}",
+        f"{record.ts} {device}/{record.camera} {label} {score} "
+        f"fps={fps} p95_ms={p95_ms} backend={record.backend}",
         flush=True,
         file=sys.stdout,
     )
