@@ -51,8 +51,9 @@ def run(*, seconds: float | None) -> int:
         footer = f"see it from another shell: mosquitto_sub -h 127.0.0.1 -p {port} -t 'edge/#' -v"
         notes.print(footer, highlight=False, soft_wrap=True)
         broker = Broker("127.0.0.1", port, "edge-app-demo-view")
+        seen: int | None = None  # unknown when Ctrl-C ends it
         with contextlib.suppress(KeyboardInterrupt):
-            watch(
+            seen = watch(
                 broker,
                 "edge/demo",
                 seconds=seconds,
@@ -60,12 +61,22 @@ def run(*, seconds: float | None) -> int:
                 footer=footer,
             )
         if appliance.poll() is not None:
-            journal.seek(0)
-            sys.stderr.write(journal.read().decode(errors="replace"))
+            _show(journal)
             raise EdgeAppError(
                 f"the appliance ended with exit code {appliance.returncode}; it says why above"
             )
+        if seen == 0:
+            _show(journal)
+            raise EdgeAppError(
+                f"no result in {seconds:g} s; what the appliance said is above",
+                hint="a slow machine may need longer to start: give more --seconds",
+            )
     return EXIT_OK
+
+
+def _show(journal: BinaryIO) -> None:
+    journal.seek(0)
+    sys.stderr.write(journal.read().decode(errors="replace"))
 
 
 def configuration(port: int) -> str:
