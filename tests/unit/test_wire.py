@@ -141,7 +141,15 @@ def test_stats_unknown_is_null() -> None:
     assert {"watts", "source", "energy_j", "mj_per_inference"} <= found["power"].keys()
     assert found["thermal_c"] == {"soc": 51.2, "tpu": None}
     assert found["throttled"] == {"now": None, "since_boot": None, "known": None}
-    assert found["accelerator"] == {"fallbacks": 0, "promotions": 0, "state": "none"}
+    assert found["accelerator"] == {
+        "fallbacks": 0,
+        "promotions": 0,
+        "state": "none",
+        "canaries": 0,
+        "baseline_p95_ms": None,
+        "p95_ms": None,
+        "cause": None,
+    }
     assert found["process"] == {"rss_mb": 92.0, "cpu_percent": None}
     assert found["spool"] == {"queued": 0, "bytes": 0, "dropped": 0}
     assert found["mqtt"] == {"connects": 1}
