@@ -130,7 +130,9 @@ def _labels_hz(info: EngineInfo, seconds: float) -> float:
         child.open()
         mailboxes = open_cameras({"main": camera}, child.info.input_px)
         health = HealthReader(child, counted, lambda: mailboxes.counters, lambda _: Sample())
-        loop = Loop(mailboxes, child, counted, Topics("edge", "bench"), _job(info, health.read))
+        loop = Loop(
+            mailboxes, child, counted, Topics("edge", "bench"), classify_job(info, health.read)
+        )
 
         def stop() -> None:
             loop.stop()
@@ -164,7 +166,8 @@ class _Counted(JsonLinesPublisher):
         return (len(times_ns) - 1) / ((times_ns[-1] - times_ns[0]) / 1e9)
 
 
-def _job(info: EngineInfo, read_health: Callable[..., Any]) -> Job:
+def classify_job(info: EngineInfo, read_health: Callable[..., Any]) -> Job:
+    """Return the appliance's job with every result published and no labels file."""
     spec = info.outputs[0]
     names = tuple(str(index) for index in range(spec.shape[-1]))
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import queue
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -117,7 +119,9 @@ def await_message(
 
 def script_rate_hz(engine: Engine, photos: list[Path], broker: Broker, seconds: float) -> float:
     """Do what a first script does, one step after the other; return labels sent a second."""
-    client = new_client(broker, MQTTProtocolVersion.MQTTv311)
+    # A name of its own: the broker would throw out the subscriber, whose connection stays open.
+    script = replace(broker, client_id="bench-script")
+    client = new_client(script, MQTTProtocolVersion.MQTTv311)
     client.connect(broker.host, broker.port, KEEPALIVE_S)
     client.loop_start()
     start_s, sent = time.monotonic(), 0
@@ -131,6 +135,44 @@ def script_rate_hz(engine: Engine, photos: list[Path], broker: Broker, seconds: 
     client.disconnect()
     client.loop_stop()
     return sent / elapsed_s
+
+
+@contextmanager
+def paused(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Keep `process` from running; what it holds, and its connections, stay."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+def idle_share(seconds: float) -> float:
+    """Return how much of all processors' time nobody uses in the coming `seconds`."""
+    before = _processor_ticks()
+    time.sleep(seconds)
+    spent = [after - first for first, after in zip(before, _processor_ticks(), strict=True)]
+    return (spent[3] + spent[4]) / max(1, sum(spent))  # idle and iowait
+
+
+def thread_cpu_s(pid: int) -> dict[int, float]:
+    """Return the processor time of every thread of process `pid`, by its id."""
+    used_s = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # a thread may end meanwhile
+            used_s[int(task.name)] = cpu_s((task / "stat").read_text())
+    return used_s
+
+
+def cpu_s(stat: str) -> float:
+    """Return user and system time of a line of /proc/PID/stat; the name may hold anything."""
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _processor_ticks() -> list[int]:
+    first = Path("/proc/stat").read_text().splitlines()[0]
+    return [int(number) for number in first.split()[1:9]]  # the guests' are counted in user
 
 
 def resident_mb(pid: int) -> float:

@@ -1,0 +1,80 @@
+"""What `edge-app bench` makes of its numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from edge_app.tools import bench_rig
+from edge_app.tools.bench import Bound, _busiest_s, _judged, _share
+from edge_app.tools.bench_latency import frame_added_ms
+
+
+def test_each_turn_is_compared_with_the_bare_turns_around_it() -> None:
+    # 90 / 100, 180 / 200 and 30 / 300: the machine's speed changes, and one turn was disturbed.
+    bare_hz = [50.0, 150.0, 250.0, 350.0]
+    assert _share([90.0, 180.0, 30.0], bare_hz) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("value", "target", "verdict"),
+    [
+        (0.9, (">=", 0.9), "met"),
+        (0.899, (">=", 0.9), "missed"),
+        (1.0, (">=", 0.9), "met"),
+        (1.06, (">=", 0.9), "not valid"),
+        (0.5, ("<=", 0.5), "met"),
+        (0.501, ("<=", 0.5), "missed"),
+    ],
+)
+def test_a_verdict(value: float, target: Bound, verdict: str) -> None:
+    figure = _judged("name", value, "", "meaning", target, possible=1.0)
+    assert (figure.value, figure.verdict) == (value, verdict)
+    assert figure.target == f"{target[0]} {target[1]:g}"
+
+
+def test_the_verdict_is_on_the_value_that_is_shown() -> None:
+    figure = _judged("name", 0.8999, "", "meaning", (">=", 0.9))
+    assert (figure.value, figure.verdict) == (0.9, "met")
+
+
+def test_the_busiest_thread_between_two_readings() -> None:
+    # The main thread has used most so far; thread 3 is new.
+    assert _busiest_s({1: 9.0, 2: 1.0}, {1: 9.1, 2: 1.6, 3: 0.5}) == pytest.approx(0.6)
+
+
+def test_a_frame_s_own_delay_counts_up_to_the_hand_over() -> None:
+    payloads = [
+        json.dumps({"frame": number, "timing_ms": {"invoke": invoke_ms}}).encode()
+        for number, invoke_ms in ((7, 4.0), (8, 5.0))
+    ]
+    handed_over = list(zip(payloads, (5_500_000, 66_000_000), strict=True))
+    # The second one's result took long to encode, after everything its message can tell.
+    assert frame_added_ms({7: 1_000_000, 8: 11_000_000}, handed_over) == [0.5, 50.0]
+
+
+def test_processor_time_of_a_thread_whatever_its_name() -> None:
+    ticks = os.sysconf("SC_CLK_TCK")
+    line = f"12 (a) b (c) R 1 1 1 0 -1 4194560 1 0 0 0 {3 * ticks} {2 * ticks} 0 0 20 0 1 0 99"
+    assert bench_rig.cpu_s(line) == 5.0
+    assert os.getpid() in bench_rig.thread_cpu_s(os.getpid())
+
+
+def test_a_paused_process_is_stopped_and_goes_on() -> None:
+    def state() -> str:
+        return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        with bench_rig.paused(process):
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+            assert state() == "T"
+        out, _ = process.communicate(b"still here")
+    assert (out, process.returncode) == (b"still here", 0)
+
+
+def test_the_idle_share_is_a_share() -> None:
+    assert 0 <= bench_rig.idle_share(0.05) <= 1
