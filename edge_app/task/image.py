@@ -11,10 +11,10 @@ import numpy as np
 
 from edge_app.domain import Pixels
 from edge_app.errors import EdgeAppError
+from edge_app.pictures import decode
 
 Crop = Literal["centre", "stretch", "letterbox"]
 
-_PNG, _PNG_END = b"\x89PNG", b"IEND"
 _BORDER = 128  # mid grey: the code nearest to "nothing" for a model quantised around 128
 
 
@@ -84,28 +84,10 @@ def read_image(path: Path) -> Pixels:
         content = path.read_bytes()
     except OSError as error:
         raise EdgeAppError(f"{path}: cannot be read: {error.strerror}") from error
-    data = np.frombuffer(content, np.uint8)
-    picture = None
-    try:
-        # libpng would write to stderr about a file that is cut short.
-        if len(data) and not (content.startswith(_PNG) and _PNG_END not in content):
-            raw = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-            if raw is not None and raw.ndim == 3 and raw.shape[2] == 4 and raw.dtype.kind == "u":
-                return _over_white(raw)
-            # Decoded again because only this mode turns by EXIF and converts every other format.
-            picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise EdgeAppError(f"{path}: cannot be decoded: {error.err}") from error
-    if picture is None:
+    pixels = decode(content)
+    if pixels is None:
         raise EdgeAppError(
-            f"{path}: not an image that can be decoded",
+            f"{path}: damaged, or not an image that can be decoded",
             hint="JPEG, PNG, WebP, BMP and TIFF are known; is the file complete?",
         )
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def _over_white(bgra: np.ndarray) -> Pixels:
-    full = np.iinfo(bgra.dtype).max
-    alpha = bgra[..., 3:].astype(np.float32) / full
-    rgb = bgra[..., 2::-1].astype(np.float32) * (255 / full)
-    return np.asarray(np.rint(rgb * alpha + 255 * (1 - alpha)), np.uint8)
+    return pixels

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from edge_app.camera.images import ImagesCamera, decode, jpeg_header, reduction
-from edge_app.errors import CameraEnded, CameraError, CameraStalled, CorruptFrame
+from edge_app.camera.images import ImagesCamera
+from edge_app.errors import CameraEnded, CameraError, CameraStalled, CorruptFrame, EdgeAppError
+from edge_app.pictures import decode, jpeg_header, reduction
+from edge_app.task.image import read_image
 
 WAIT_S = 10.0
 RED = (255, 0, 0)
@@ -171,3 +173,20 @@ def test_a_frame_that_is_not_due_in_time_is_a_stall_and_still_comes(tmp_path: Pa
         with pytest.raises(CameraStalled):
             pictures.read(0.001)
         assert pictures.read(WAIT_S).seq == 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_the_camera_and_the_commands_see_the_same_picture(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGBA", (8, 6), (255, 0, 0, 100)).convert(mode).save(path)
+    with camera(tmp_path) as pictures:
+        assert np.array_equal(pictures.read(WAIT_S).pixels, read_image(path))
+
+
+def test_the_camera_and_the_commands_refuse_the_same_pictures(tmp_path: Path) -> None:
+    whole = picture(tmp_path / "a.bmp", (80, 60)).read_bytes()
+    (tmp_path / "a.bmp").write_bytes(whole[: len(whole) // 2])
+    with camera(tmp_path) as pictures, pytest.raises(CorruptFrame):
+        pictures.read(WAIT_S)
+    with pytest.raises(EdgeAppError, match=r"a\.bmp"):
+        read_image(tmp_path / "a.bmp")
