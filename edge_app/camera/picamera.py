@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import atexit
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import cv2
@@ -22,6 +22,7 @@ from edge_app.errors import CameraEnded, CameraError, CameraStalled
 FORMATS = ("BGR888", "RGB888", "XBGR8888", "XRGB8888", "YUV420")
 OLDEST_NS = 10_000_000_000  # a capture time longer ago is no capture time
 _ALIGN_PX = 2
+_NEARLY_ALL = 0.95  # of the view: a mode that skips pixels leaves out a few at the edges
 
 
 class PiCamera:
@@ -112,7 +113,7 @@ class PiCamera:
             device.create_video_configuration(
                 main={"format": "BGR888", "size": self._stream_px},
                 raw=None,
-                sensor={"output_size": self._size_px},  # the mode, hence the field of view
+                sensor=full_view_mode(device.sensor_modes, self._stream_px),
                 buffer_count=4,
             )
         )
@@ -132,6 +133,25 @@ class PiCamera:
         now_ns = time.monotonic_ns()
         offset_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - now_ns
         return capture_time_ns(metadata.get("SensorTimestamp"), now_ns, offset_ns)
+
+
+def full_view_mode(
+    modes: Sequence[Mapping[str, Any]], cover_px: tuple[int, int]
+) -> dict[str, tuple[int, int]]:
+    """Return the setting for the sensor's smallest mode that shows all it sees and covers.
+
+    picamera2 itself takes the mode nearest in size, and the small ones of many sensors show only
+    the middle. `crop_limits` is x, y, width, height on the sensor; {} when no mode tells them.
+    """
+    views = [(mode["crop_limits"], mode["size"]) for mode in modes if "crop_limits" in mode]
+    widest = max((crop[2] * crop[3] for crop, _ in views), default=0)
+    whole = [size for crop, size in views if crop[2] * crop[3] >= _NEARLY_ALL * widest]
+    covering = [size for size in whole if size[0] >= cover_px[0] and size[1] >= cover_px[1]]
+    if not whole:
+        return {}
+    if not covering:
+        return {"output_size": max(whole)}
+    return {"output_size": min(covering)}
 
 
 def covering_size(size_px: tuple[int, int], cover_px: tuple[int, int]) -> tuple[int, int]:

@@ -316,6 +316,11 @@ def test_picamera_refuses_a_format_it_cannot_read(picamera2: ModuleType) -> None
     assert picamera2.world.stops == 1  # and lets the camera go
 
 
+def test_picamera_shows_all_the_sensor_sees(picamera2: ModuleType) -> None:
+    with camera_for("picamera:0"):
+        assert picamera2.world.sensor == {"output_size": (1640, 1232)}
+
+
 def test_picamera_sets_listed_controls_only(picamera2: ModuleType) -> None:
     with camera_for("picamera:0", fps=50):
         assert picamera2.world.set_controls == {"FrameDurationLimits": (20_000, 20_000)}

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_app.camera.picamera import capture_time_ns, covering_size, frame_duration, unpack
+from edge_app.camera.picamera import (
+    capture_time_ns,
+    covering_size,
+    frame_duration,
+    full_view_mode,
+    unpack,
+)
 from edge_app.errors import CameraError
 
 LENGTH = st.integers(16, 4096)
@@ -45,6 +51,18 @@ def test_covering_size_covers_keeps_aspect_and_is_even(
     scale = min(1, max(cover_px[0] / size_px[0], cover_px[1] / size_px[1]))
     assert abs(width - scale * size_px[0]) <= 2
     assert abs(height - scale * size_px[1]) <= 2
+
+
+def test_the_smallest_mode_that_shows_nearly_all_and_covers() -> None:
+    modes = [  # of an ov5647
+        {"size": (640, 480), "crop_limits": (16, 0, 2560, 1920)},
+        {"size": (1296, 972), "crop_limits": (0, 0, 2592, 1944)},
+        {"size": (1920, 1080), "crop_limits": (348, 434, 1928, 1080)},
+    ]
+    assert full_view_mode(modes, (300, 224)) == {"output_size": (640, 480)}
+    assert full_view_mode(modes, (800, 600)) == {"output_size": (1296, 972)}
+    assert full_view_mode(modes, (4000, 3000)) == {"output_size": (1296, 972)}
+    assert full_view_mode([{"format": "YUYV"}], (300, 224)) == {}
 
 
 def test_frame_duration_stays_within_what_the_camera_lists() -> None:

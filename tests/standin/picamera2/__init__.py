@@ -37,6 +37,7 @@ class World:
     answers: threading.Event = field(default_factory=threading.Event)  # cleared: cable pulled
     set_controls: dict[str, Any] = field(default_factory=dict)
     stops: int = 0
+    sensor: dict[str, Any] | None = None  # what was asked of it
 
 
 world = World()
@@ -88,6 +89,15 @@ class Picamera2:
         self._thread: threading.Thread | None = None
         atexit.register(self.close)
 
+    @property
+    def sensor_modes(self) -> list[dict[str, Any]]:
+        return [  # of an imx219
+            {"size": (640, 480), "crop_limits": (1000, 752, 1280, 960)},
+            {"size": (1640, 1232), "crop_limits": (0, 0, 3280, 2464)},
+            {"size": (1920, 1080), "crop_limits": (680, 692, 1920, 1080)},
+            {"size": (3280, 2464), "crop_limits": (0, 0, 3280, 2464)},
+        ]
+
     @staticmethod
     def global_camera_info() -> list[dict[str, Any]]:
         return [{"Model": model, "Num": i} for i, model in enumerate(world.models)]
@@ -107,6 +117,7 @@ class Picamera2:
         return {"main": dict(main), "raw": raw, "sensor": sensor, "buffer_count": buffer_count}
 
     def configure(self, config: dict[str, Any]) -> None:
+        self._world.sensor = config["sensor"]
         width, height = config["main"]["size"]
         if width % 2 or height % 2:
             raise RuntimeError("width and height should be even")
