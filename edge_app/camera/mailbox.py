@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-JOIN_S = 2.0
+JOIN_S = 3.5  # longer than the longest wait of a camera that nothing can interrupt
 # A camera reports its own stall at `stall_s`, and can say more about it; the watch comes after,
 # for the one that hangs inside a library.
 WATCH_FACTOR = 1.25

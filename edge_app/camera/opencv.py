@@ -18,7 +18,10 @@ from edge_app.camera.sources import redacted
 from edge_app.domain import Frame, Pixels
 from edge_app.errors import CameraEnded, CameraError, CameraStalled, CorruptFrame
 
-RTSP_TIMEOUT_S = 5.0
+RTSP_TIMEOUT_S = 5.0  # to open
+# Nothing interrupts a read, and FFmpeg's RTSP never recovers from one that timed out: so this is
+# the bound of a stall, and shorter than the mailboxes wait for a capture thread to end.
+RTSP_READ_TIMEOUT_S = 3.0
 
 
 class _LiveCamera:
@@ -133,6 +136,7 @@ class RtspCamera(_LiveCamera):
         super().__init__(name, redacted(url), fps)
         self._url = url
         self._timeout_s = timeout_s
+        self._read_timeout_s = min(timeout_s, RTSP_READ_TIMEOUT_S)
 
     def _open(self) -> cv2.VideoCapture:
         # The only way to tell OpenCV's FFmpeg. Over UDP, losses would show as grey smears.
@@ -146,7 +150,7 @@ class RtspCamera(_LiveCamera):
                 cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
                 timeout_ms,
                 cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-                timeout_ms,
+                int(self._read_timeout_s * 1000),
             ],
         )
         if capture.isOpened():
@@ -163,7 +167,7 @@ class RtspCamera(_LiveCamera):
         )
 
     def _lost(self, waited_ns: int, timeout_s: float) -> CameraError:
-        return super()._lost(waited_ns, min(timeout_s, self._timeout_s))
+        return super()._lost(waited_ns, min(timeout_s, self._read_timeout_s))
 
 
 class ClipCamera:
