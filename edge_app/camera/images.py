@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -27,7 +28,6 @@ class ImagesCamera:
         self._loop = loop
         self._cover_px = cover_px
         self._pacer = Pacer()
-        self._pending: Pixels | None = None
         self._files: list[Path] = []
         self._left: Iterator[Path] = iter(())
         self._good_in_pass = 0
@@ -37,24 +37,25 @@ class ImagesCamera:
         silence_opencv()
         self._files = picture_files(self._directory, camera=self._name)
         self._left = iter(self._files)
-        self._pending = None
         self._good_in_pass = self._seq = 0
         self._pacer.restart()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._files, self._left, self._pending = [], iter(()), None
+        self._files, self._left = [], iter(())
 
     def interrupt(self) -> None:
         self._pacer.interrupt()
 
     def read(self, timeout_s: float) -> Frame:
-        """See `Camera.read`. Decoding happens before the wait, so pacing is not late by it."""
-        if self._pending is None:
-            self._pending = self._next_picture()
-        captured_ns = self._pacer.wait(self._interval_ns, timeout_s)
-        frame = Frame(self._name, self._seq, captured_ns, self._pending)
-        self._pending = None
+        """See `Camera.read`.
+
+        A picture is decoded when it is due, not ahead: that would take the processor from whoever
+        has just been given the last one. It counts as captured once it can be used.
+        """
+        self._pacer.wait(self._interval_ns, timeout_s)
+        pixels = self._next_picture()
+        frame = Frame(self._name, self._seq, time.monotonic_ns(), pixels)
         self._seq += 1
         return frame
 
