@@ -85,6 +85,9 @@ mode = "every"
 [mqtt]
 url = "mqtt://127.0.0.1:{port}"
 
+[spool]
+path = "{folder / "spool.db"}"
+
 [stats]
 interval_s = 1
 """
