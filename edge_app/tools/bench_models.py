@@ -24,6 +24,8 @@ from rich.table import Table
 
 from edge_app.domain import Engine, Pixels
 from edge_app.errors import EXIT_OK, ModelError, UsageError
+from edge_app.sensors.energy import EnergyMeter
+from edge_app.sensors.power import PowerSensor
 from edge_app.tools import plot as pictures
 from edge_app.tools.cost import cost_of
 from edge_app.tools.targets import find_target
@@ -96,8 +98,8 @@ def bench_models(
     """Measure `targets` (paths, installed models, architecture names) and print; return exit code.
 
     `openers`: by backend; only the CPU when None. `read_energy_j`: a counter of the energy the
-    machine has used, in joules, if something measures it. Raises ModelError, EngineError,
-    UsageError.
+    machine has used, in joules; the machine's own power source when None. Raises ModelError,
+    EngineError, UsageError.
     """
     if not targets or rounds < 1:
         raise UsageError("no models to measure", hint="--models a,b,c")
@@ -107,7 +109,7 @@ def bench_models(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="edge-app-bench-")))
         runners = _open_all(targets, openers, folder, stack)
-        _measure(runners, rounds, read_energy_j)
+        _measure(runners, rounds, read_energy_j or energy_counter(PowerSensor("auto")))
         results = [_summary(runner) for runner in runners]
     backends = dict.fromkeys(result.backend for result in results)
     by_backend = {name: [r for r in results if r.backend == name] for name in backends}
@@ -181,8 +183,20 @@ def _pixels(engine: Engine) -> Pixels:
     return noise.integers(0, 256, (height_px, width_px, 3), np.uint8)
 
 
+def energy_counter(sensor: PowerSensor) -> Callable[[], float | None]:
+    """Return what reads the energy used since its first call, in joules; None: not measured."""
+    meter = EnergyMeter()
+
+    def read_j() -> float | None:
+        now_ns = time.monotonic_ns()
+        energy = meter.add(now_ns, sensor.read(now_ns / 1e9))
+        return None if energy is None else energy.joules
+
+    return read_j
+
+
 def _measure(
-    runners: Sequence[_Runner], rounds: int, read_energy_j: Callable[[], float | None] | None
+    runners: Sequence[_Runner], rounds: int, read_energy_j: Callable[[], float | None]
 ) -> None:
     for runner in runners:
         warm_ms = [_run_ms(runner) for _ in range(_WARM_UP_RUNS)]
@@ -194,10 +208,10 @@ def _measure(
                 _take_turn(runner, read_energy_j)
 
 
-def _take_turn(runner: _Runner, read_energy_j: Callable[[], float | None] | None) -> None:
-    before_j = read_energy_j() if read_energy_j else None
+def _take_turn(runner: _Runner, read_energy_j: Callable[[], float | None]) -> None:
+    before_j = read_energy_j()
     runner.latencies_ms += [_run_ms(runner) for _ in range(runner.runs_a_turn)]
-    after_j = read_energy_j() if read_energy_j else None
+    after_j = read_energy_j()
     if before_j is not None and after_j is not None:
         runner.energies_mj.append((after_j - before_j) * 1e3 / runner.runs_a_turn)
 
