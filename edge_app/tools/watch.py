@@ -121,8 +121,8 @@ def watch(
             for topic, payload in _arrivals(arrived):
                 result = view.absorb(topic, payload)
                 seen += result is not None
-                if result is not None and live is None:
-                    _print_line(topic, result, view.stats)
+                if live is None:
+                    _print_line(topic, result, view)
             if live is not None:
                 live.update(Group(table(view), Text(footer, style="dim")), refresh=True)
     return seen
@@ -151,18 +151,13 @@ def table(view: View) -> Table:
     for (device, camera), record in sorted(view.results.items()):
         label, score = best(record)
         fps, p95_ms = figures(view.stats.get(device))
-        offline = view.status.get(device) == "offline"
-        result.add_row(
-            device,
-            camera,
-            label,
-            score,
-            fps,
-            p95_ms,
-            record.backend,
-            style="dim strike" if offline else "",
-        )
-    if not view.results:
+        if view.status.get(device) == "offline":
+            result.add_row(device, camera, "offline", style="dim")
+        else:
+            result.add_row(device, camera, label, score, fps, p95_ms, record.backend)
+    for device in sorted(view.status.keys() - {device for device, _ in view.results}):
+        result.add_row(device, "", view.status[device], style="dim")
+    if not view.results and not view.status:
         result.add_row("waiting for the first result ...")
     return result
 
@@ -182,10 +177,14 @@ def figures(stats: Stats | None) -> tuple[str, str]:
     )
 
 
-def _print_line(topic: str, record: Seen, stats: dict[str, Stats]) -> None:
+def _print_line(topic: str, record: Seen | None, view: View) -> None:
     device = topic.split("/")[-2]
+    if record is None:
+        if topic.endswith("/status") and view.status[device] == "offline":
+            print(f"{device} is offline", flush=True)
+        return
     label, score = best(record)
-    fps, p95_ms = figures(stats.get(device))
+    fps, p95_ms = figures(view.stats.get(device))
     print(
         f"{record.ts} {device}/{record.camera} {label} {score} "
         f"fps={fps} p95_ms={p95_ms} backend={record.backend}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from rich.console import Console
 
 from edge_app.tools.watch import View, best, figures, table
 
@@ -38,3 +39,13 @@ def test_what_is_not_ours_is_ignored(payload: bytes) -> None:
         assert view.absorb(f"edge/pi/{kind}", payload) is None
     table(view)
     assert (view.results, view.stats) == ({}, {})
+
+
+def test_a_device_that_has_gone_is_not_shown_as_alive(capsys: pytest.CaptureFixture[str]) -> None:
+    view = View()
+    view.absorb("edge/pi/result", json.dumps(RESULT).encode())
+    view.absorb("edge/pi/status", b"offline")
+    Console(width=100).print(table(view))
+    shown = capsys.readouterr().out
+    assert "offline" in shown
+    assert "espresso" not in shown
