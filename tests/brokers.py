@@ -100,7 +100,8 @@ def amqtt_running() -> Iterator[int]:
 
 @contextmanager
 def relaying(port: int, to_port: int) -> Iterator[None]:
-    """Pass connections to `port` on to `to_port` while the block lasts."""
+    """Pass connections to `port` on to `to_port` while the block lasts; then cut them."""
+    cut = threading.Event()
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -109,8 +110,8 @@ def relaying(port: int, to_port: int) -> Iterator[None]:
                 socket.create_connection(("127.0.0.1", to_port)) as beyond,
             ):
                 other = {self.request: beyond, beyond: self.request}
-                while True:
-                    for side in select.select(list(other), [], [])[0]:
+                while not cut.is_set():
+                    for side in select.select(list(other), [], [], 0.01)[0]:
                         data = side.recv(65_536)
                         if not data:
                             return
@@ -125,6 +126,7 @@ def relaying(port: int, to_port: int) -> Iterator[None]:
         try:
             yield
         finally:
+            cut.set()
             server.shutdown()
             thread.join()
 
