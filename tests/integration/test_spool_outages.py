@@ -199,7 +199,7 @@ def test_a_hundred_thousand_wait_for_the_broker(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(
     "SOAK_FAULTS" not in os.environ,
-    reason="hears too little on a very busy machine, for a reason not found yet; run by `make soak`",
+    reason="fails on a very busy machine, for a reason not found yet; run by `make soak`",
 )
 def test_a_broker_that_dies_fifty_times_under_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
