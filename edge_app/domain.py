@@ -282,18 +282,38 @@ class Delivery(enum.Enum):
 
     SPOOLED = "spooled"  # QoS 1, numbered, kept until acknowledged
     STATE = "state"  # QoS 1, retained, only the newest counts
+    REPLY = "reply"  # QoS 1, dropped while offline
     VOLATILE = "volatile"  # QoS 0, dropped while offline
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Bytes for one topic. A SPOOLED payload is a JSON object; the publisher adds `seq` to it."""
+    """Bytes for one topic. A SPOOLED payload is a JSON object; the publisher adds `seq` to it.
+
+    `correlation`: what a request asked to see again in its reply (MQTT 5).
+    """
 
     topic: str
     payload: bytes
     delivery: Delivery
     retain: bool = False
     expiry_s: int | None = None
+    content_type: str = "application/json"
+    correlation: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message somebody sent to this appliance. `reply_topic` is empty when none was named.
+
+    `retained`: the broker kept it from an earlier time.
+    """
+
+    topic: str
+    payload: bytes
+    retained: bool = False
+    reply_topic: str = ""
+    correlation: bytes = b""
 
 
 class Publisher(Protocol):
@@ -305,6 +325,10 @@ class Publisher(Protocol):
 
     def state(self) -> tuple[SpoolState, MqttState]:
         """Say how much waits for delivery, and how the connection fares."""
+        ...
+
+    def received(self) -> list[Received]:
+        """Return what came in since the last call, oldest first. Never blocks."""
         ...
 
     def drain(self, timeout_s: float) -> bool:

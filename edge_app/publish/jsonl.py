@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from typing import BinaryIO
 
-from edge_app.domain import Delivery, Message, MqttState, SpoolState
+from edge_app.domain import Delivery, Message, MqttState, Received, SpoolState
 from edge_app.publish.wire import with_seq
 
 log = logging.getLogger(__name__)
@@ -101,6 +101,10 @@ class JsonLinesPublisher:
         """Count what waits for the reader."""
         with self._changed:
             return SpoolState(len(self._waiting), self._bytes, self._dropped), MqttState()
+
+    def received(self) -> list[Received]:
+        """Return nothing: stdout takes no messages."""
+        return []
 
     def drain(self, timeout_s: float) -> bool:
         """Wait until nothing waits any more: it was written, or dropped, which `state` counts."""

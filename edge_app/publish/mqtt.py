@@ -15,6 +15,7 @@ import ssl
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -23,7 +24,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from edge_app.domain import Delivery, Message, MqttState, SpoolState
+from edge_app.domain import Delivery, Message, MqttState, Received, SpoolState
 from edge_app.publish.link import BAD_CREDENTIALS, KEEPALIVE_S, Broker, Retry, new_client
 from edge_app.publish.spool import Spool
 
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _WINDOW = 32  # unacknowledged messages in flight; a wait of one round trip for every 32 messages
 _VOLATILE_LIMIT = 32
+_RECEIVED_LIMIT = 64
 _GOODBYE_S = 0.5
 _CONNACK_S = 5.0
 _UNSUPPORTED_VERSION = "Unsupported protocol version"
@@ -42,12 +44,27 @@ _NO_ANSWER = (
 class MqttPublisher:
     """Delivers messages to a broker; see `domain.Publisher`."""
 
-    def __init__(self, broker: Broker, spool: Spool, online: Message, offline: Message) -> None:
-        """Start connecting. `online` is sent on every connection, `offline` is the last will."""
+    def __init__(
+        self,
+        broker: Broker,
+        spool: Spool,
+        online: Message,
+        offline: Message,
+        *,
+        subscriptions: Sequence[str] = (),
+        on_received: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start connecting. `online` is sent on every connection, `offline` is the last will.
+
+        `on_received` is called from the network's thread when `received` has something new.
+        """
         self._broker = broker
         self._spool = spool
         self._online, self._offline = online, offline
         self._volatile: deque[Message] = deque(maxlen=_VOLATILE_LIMIT)
+        self._subscriptions = subscriptions
+        self._on_received = on_received
+        self._inbox: deque[Received] = deque(maxlen=_RECEIVED_LIMIT)
         self._states: dict[str, Message] = {}
         self._unsent_states: dict[str, None] = {}  # topics, in order
         self._states_lock = threading.Lock()
@@ -84,6 +101,12 @@ class MqttPublisher:
 
     def state(self) -> tuple[SpoolState, MqttState]:
         return self._spool.state(), MqttState(self._connects)
+
+    def received(self) -> list[Received]:
+        taken = []
+        while self._inbox:
+            taken.append(self._inbox.popleft())
+        return taken
 
     def drain(self, timeout_s: float) -> bool:
         with self._idle:
@@ -159,6 +182,7 @@ class MqttPublisher:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
+        client.on_message = self._on_message
         return client
 
     def _serve(self, client: paho.Client) -> None:
@@ -236,8 +260,11 @@ class MqttPublisher:
         properties = None
         if self._protocol == MQTTProtocolVersion.MQTTv5:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho has none
+            properties.ContentType = message.content_type
             if message.expiry_s is not None:
                 properties.MessageExpiryInterval = message.expiry_s
+            if message.correlation:
+                properties.CorrelationData = message.correlation
         info = client.publish(
             message.topic, message.payload, qos, message.retain, properties=properties
         )
@@ -253,7 +280,7 @@ class MqttPublisher:
     # paho calls these, from within the calls above.
 
     def _on_connect(
-        self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, properties: Any
+        self, client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, properties: Any
     ) -> None:
         if reason.is_failure:  # a refused connection is not a connection
             self._refusal = str(reason)
@@ -273,6 +300,21 @@ class MqttPublisher:
             self._unsent_states.update(dict.fromkeys(self._states))  # the broker may forget them
         self._volatile.clear()  # by now old news
         self._connected = True
+        if self._subscriptions:
+            client.subscribe([(wanted, 1) for wanted in self._subscriptions])
+
+    def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+        properties = message.properties
+        self._inbox.append(
+            Received(
+                topic=message.topic,
+                payload=bytes(message.payload),
+                retained=message.retain,
+                reply_topic=getattr(properties, "ResponseTopic", ""),
+                correlation=getattr(properties, "CorrelationData", b""),
+            )
+        )
+        self._on_received()
 
     def _on_disconnect(
         self, _client: Any, _data: Any, _flags: Any, _reason: ReasonCode, _properties: Any

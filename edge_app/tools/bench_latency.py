@@ -18,7 +18,7 @@ from edge_app.appliance import SWITCH_INTERVAL_S, open_cameras, publishing
 from edge_app.camera.mailbox import Mailboxes
 from edge_app.catalog import resolve
 from edge_app.config import load
-from edge_app.domain import Message, MqttState, Publisher, SpoolState
+from edge_app.domain import Message, MqttState, Publisher, Received, SpoolState
 from edge_app.engines import open_engine
 from edge_app.loop import Loop, Prepared
 from edge_app.publish.wire import Topics
@@ -57,6 +57,9 @@ class FollowedPublisher:
         self._publisher.offer(message)
         if message.topic == self._topic:
             self.handed_over.append((message.payload, time.monotonic_ns()))
+
+    def received(self) -> list[Received]:
+        return self._publisher.received()
 
     def state(self) -> tuple[SpoolState, MqttState]:
         """See `domain.Publisher`."""
