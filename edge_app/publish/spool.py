@@ -89,13 +89,12 @@ class Spool:
         None also while older messages are still to be read from the disk: `on_ready` follows.
         """
         with self._lock:
-            while self._page:
+            if self._page:
                 seq, message = self._page.popleft()
+                self._sent_rows.add(seq)
                 if self._wants_page():
                     self.work.set()
-                if seq not in self._acked_rows and seq not in self._sent_rows:
-                    self._sent_rows.add(seq)
-                    return seq, message
+                return seq, message
             if self._page_end < self._last_row:
                 self.work.set()
                 return None
@@ -232,8 +231,10 @@ class Spool:
             self._page_end = max(self._page_end, last_seq)
             self._page = deque(row for row in self._page if row[0] > last_seq)
             self._sent_rows = {seq for seq in self._sent_rows if seq > last_seq}
-            self._acked_rows = {seq for seq in self._acked_rows if seq > last_seq}
-            self._count_dropped(count, 0, last_seq)
+            acked = {seq for seq in self._acked_rows if seq <= last_seq}
+            self._acked_rows -= acked
+            if count > len(acked):
+                self._count_dropped(count - len(acked), 0, last_seq)
 
     def acked_rows(self) -> list[int]:
         """Return which rows may go from the disk."""
@@ -271,6 +272,8 @@ class Spool:
         with self._lock:
             if token != self._rewinds:
                 return
-            self._page.extend(page)
+            # Now, not in `take`: acknowledged rows are forgotten once they are off the disk.
+            gone = self._acked_rows | self._sent_rows
+            self._page.extend(row for row in page if row[0] not in gone)
             self._page_end = page[-1][0] if page else self._last_row
         self.on_ready()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import re
 import signal
@@ -197,10 +196,6 @@ def test_a_hundred_thousand_wait_for_the_broker(tmp_path: Path) -> None:
     assert kept == list(range(100_500))
 
 
-@pytest.mark.skipif(
-    "SOAK_FAULTS" not in os.environ,
-    reason="fails on a very busy machine, for a reason not found yet; run by `make soak`",
-)
 def test_a_broker_that_dies_fifty_times_under_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
