@@ -10,12 +10,12 @@ import socketserver
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_START_S = 20.0
+from edge_app.tools.processes import free_port, running, wait_until_open
+
 _NO_LIMIT = "max_queued_messages 0"  # it drops messages to a subscriber that lags by more
 
 
@@ -89,13 +89,10 @@ def password_options(folder: Path, username: str, password: str) -> list[str]:
 def amqtt_running() -> Iterator[int]:
     """Run the demo's broker, which refuses MQTT 5; yields its port."""
     port = free_port()
-    process = subprocess.Popen([sys.executable, "-m", "edge_app.tools.demo_broker", str(port)])
-    try:
+    command = [sys.executable, "-m", "edge_app.tools.demo_broker", str(port)]
+    with running(command) as process:
         wait_until_open(port, process)
         yield port
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @contextmanager
@@ -129,28 +126,6 @@ def relaying(port: int, to_port: int) -> Iterator[None]:
             cut.set()
             server.shutdown()
             thread.join()
-
-
-def free_port() -> int:
-    """Return a loopback port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until_open(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Return once `port` accepts connections; fail when `process` ends before that."""
-    deadline_s = time.monotonic() + _START_S
-    while time.monotonic() < deadline_s:
-        if process.poll() is not None:
-            raise AssertionError(f"{process.args!r} ended with {process.returncode}")
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.02)  # nothing to wait on: another process is about to listen
-        else:
-            return
-    raise AssertionError(f"{process.args!r}: port {port} is not open after {_START_S} s")
 
 
 def _program() -> str:

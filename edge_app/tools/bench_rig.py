@@ -6,7 +6,6 @@ import os
 import queue
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,11 +24,11 @@ from edge_app.errors import EdgeAppError
 from edge_app.publish.link import KEEPALIVE_S, Broker, new_client
 from edge_app.publish.listen import Received
 from edge_app.task.image import fit, read_image
+from edge_app.tools.processes import free_port, running, wait_until_open
 
 PROGRAM = "mosquitto"
 PHOTO_PX = (640, 480)
 _START_S = 20.0
-_STOP_S = 8.0
 
 
 def find_mosquitto() -> str | None:
@@ -51,15 +50,13 @@ def make_photos(folder: Path) -> list[Path]:
 @contextmanager
 def mosquitto(program: str, folder: Path) -> Iterator[Broker]:
     """Run a broker on a loopback port of its own, with nothing written to disk."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     config = folder / "mosquitto.conf"
     # Its own limit would drop messages to a subscriber that lags for a moment.
     lines = (f"listener {port} 127.0.0.1", "allow_anonymous true", "max_queued_messages 0")
     config.write_text("\n".join([*lines, "log_type none", ""]))
-    with _running([program, "-c", str(config)]) as process:
-        _await_port(port, process)
+    with running([program, "-c", str(config)]) as process:
+        wait_until_open(port, process)
         yield Broker("127.0.0.1", port, "bench-subscriber")
 
 
@@ -98,7 +95,7 @@ interval_s = 1
 @contextmanager
 def appliance(config: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run `edge-app run` as a process of its own."""
-    with _running([sys.executable, "-m", "edge_app", "run", "--config", str(config)]) as process:
+    with running([sys.executable, "-m", "edge_app", "run", "--config", str(config)]) as process:
         yield process
 
 
@@ -153,7 +150,7 @@ def paused(process: subprocess.Popen[bytes]) -> Iterator[None]:
 def idle_share(seconds: float) -> float:
     """Return how much of all processors' time nobody uses in the coming `seconds`."""
     before = _processor_ticks()
-    time.sleep(seconds)
+    time.sleep(seconds)  # what is measured is this very stretch of time
     spent = [after - first for first, after in zip(before, _processor_ticks(), strict=True)]
     return (spent[3] + spent[4]) / max(1, sum(spent))  # idle and iowait
 
@@ -193,29 +190,3 @@ def _kernel_figure(file: Path, name: str) -> float:
         if line.startswith(name):
             return float(line.split()[1])
     raise EdgeAppError(f"{file} has no line {name}")
-
-
-@contextmanager
-def _running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    give_up_s = time.monotonic() + _START_S
-    while process.poll() is None and time.monotonic() < give_up_s:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.01)  # nothing to wait on: another process is about to listen
-        else:
-            return
-    raise EdgeAppError("mosquitto did not start", hint="run it by hand to see why")

@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,10 +17,9 @@ from rich.console import Console
 from edge_app.catalog import shipped_dir
 from edge_app.errors import EXIT_OK, EdgeAppError
 from edge_app.publish.link import Broker
+from edge_app.tools.processes import free_port, running, wait_until_open
 from edge_app.tools.watch import watch
 
-_STOP_S = 8.0
-_START_S = 20.0
 _FPS = 2
 
 
@@ -34,19 +29,19 @@ def run(*, seconds: float | None) -> int:
         raise EdgeAppError(
             "the demo's broker is not installed", hint="pip install 'edge-app[demo]'"
         )
-    port = _free_port()
+    port = free_port()
     notes = Console(stderr=True)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-app-demo-")))
         notes.print("starting the broker and the appliance ...", style="dim")
         # What the parts log would tear the live view apart; it is shown if one of them fails.
         journal = stack.enter_context((folder / "log").open("w+b"))
-        stack.enter_context(_process(journal, "edge_app.tools.demo_broker", str(port)))
-        _wait_for(port)
+        broker_program = _module("edge_app.tools.demo_broker", str(port))
+        wait_until_open(port, stack.enter_context(running(broker_program, journal)))
         config = folder / "config.toml"
         config.write_text(configuration(port), encoding="utf-8")
         appliance = stack.enter_context(
-            _process(journal, "edge_app", "run", "--config", str(config))
+            running(_module("edge_app", "run", "--config", str(config)), journal)
         )
         footer = f"see it from another shell: mosquitto_sub -h 127.0.0.1 -p {port} -t 'edge/#' -v"
         notes.print(footer, highlight=False, soft_wrap=True)
@@ -104,38 +99,5 @@ interval_s = 2
 """
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for(port: int) -> None:
-    give_up_s = time.monotonic() + _START_S
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError as error:
-            if time.monotonic() > give_up_s:
-                raise EdgeAppError(f"the demo's broker did not start: {error}") from error
-            time.sleep(0.02)  # nothing to wait on: another process is about to listen
-        else:
-            return
-
-
-@contextlib.contextmanager
-def _process(journal: BinaryIO, module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a module of ours in a process that is gone when the block ends."""
-    # A session of its own, so that Ctrl-C reaches only us and we end the parts in order.
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments], stderr=journal, start_new_session=True
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def _module(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", name, *arguments]

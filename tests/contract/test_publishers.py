@@ -15,7 +15,8 @@ from edge_app.publish.jsonl import JsonLinesPublisher
 from edge_app.publish.link import Broker
 from edge_app.publish.mqtt import MqttPublisher
 from edge_app.publish.spool import Spool
-from tests.brokers import free_port, mosquitto_running
+from edge_app.tools.processes import free_port
+from tests.brokers import mosquitto_running
 
 TOPICS = wire.Topics("edge", "t")
 ONE_OF_EACH = [

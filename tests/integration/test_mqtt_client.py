@@ -27,10 +27,10 @@ from edge_app.publish.link import Broker
 from edge_app.publish.listen import Received, listening
 from edge_app.publish.mqtt import MqttPublisher
 from edge_app.publish.spool import Spool
+from edge_app.tools.processes import free_port
 from tests.brokers import (
     Mosquitto,
     amqtt_running,
-    free_port,
     mosquitto_running,
     password_options,
     relaying,

@@ -19,7 +19,8 @@ from edge_app.publish import link, wire
 from edge_app.publish.link import Broker
 from edge_app.publish.listen import listening
 from edge_app.publish.mqtt import MqttPublisher
-from tests.brokers import Mosquitto, free_port, relaying
+from edge_app.tools.processes import free_port
+from tests.brokers import Mosquitto, relaying
 from tests.integration.test_appliance import (
     appliance,
     ear_at,
