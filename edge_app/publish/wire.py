@@ -94,7 +94,10 @@ class StatsRecord(_Stamped, kw_only=True):
 
 
 class Topics:
-    """The topics of one device: `BASE/ID/KIND`."""
+    """The topics of one device: `BASE/ID/KIND`; commands come in on `commands` and their name.
+
+    Commands have a tree of their own, so that a broker's rules can keep devices from writing there.
+    """
 
     def __init__(self, base: str, device_id: str) -> None:
         prefix = f"{base}/{device_id}/"
@@ -103,6 +106,9 @@ class Topics:
         self.result = prefix + "result"
         self.event = prefix + "event"
         self.stats = prefix + "stats"
+        self.snapshot = prefix + "snapshot"
+        self.reply = prefix + "reply"
+        self.commands = f"{base}-cmd/{device_id}/"
 
 
 def result_message(topics: Topics, result: Result, clock: WallClock) -> Message:

@@ -56,8 +56,10 @@ def result(**changes: Any) -> Result:
 
 
 def test_topics() -> None:
-    found = {name: getattr(TOPICS, name) for name in ("status", "info", "result", "event", "stats")}
+    kinds = ("status", "info", "result", "event", "stats", "snapshot", "reply")
+    found = {name: getattr(TOPICS, name) for name in kinds}
     assert found == {name: f"edge/porch/{name}" for name in found}
+    assert TOPICS.commands == "edge-cmd/porch/"
 
 
 def test_result() -> None:
