@@ -87,6 +87,11 @@ def _add_running(commands: _Subparsers[argparse.ArgumentParser]) -> None:
     _config_option(watch)
     watch.set_defaults(command=_watch)
 
+    doctor = commands.add_parser("doctor", help="check everything, and say what to do")
+    doctor.add_argument("--json", action="store_true", help="one JSON object a line")
+    _config_option(doctor)
+    doctor.set_defaults(command=_doctor)
+
 
 def _add_classify(commands: _Subparsers[argparse.ArgumentParser]) -> None:
     classify = commands.add_parser("classify", help="say what image files show")
@@ -212,6 +217,12 @@ def _watch(args: argparse.Namespace) -> int:
     from edge_app.tools import watch
 
     return watch.run(config.load(args.config).mqtt, args.device, seconds=args.seconds)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from edge_app.tools import doctor
+
+    return doctor.run(args.config, as_json=args.json)
 
 
 def _classify(args: argparse.Namespace) -> int:
