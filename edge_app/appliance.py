@@ -69,7 +69,7 @@ def run(config: Config, asked_to_stop: Stop) -> None:
             events = engine.events() if isinstance(engine, FailoverEngine) else []
             if events:  # another backend than before computes
                 offer_info()
-            return events
+            return [*events, *sampler.events()]
 
         offer_info()
         mailboxes = open_cameras(config.camera, engine.info.input_px)

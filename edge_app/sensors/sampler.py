@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edge_app.domain import Thermal, Throttled
+from edge_app.domain import Event, Thermal, Throttled
 from edge_app.sensors.energy import MAX_GAP_S, Energy, EnergyMeter
 from edge_app.sensors.power import RETRY_S, Choice, PowerSensor
 from edge_app.sensors.thermal import read_thermal
-from edge_app.sensors.throttle import ThrottleSensor
+from edge_app.sensors.throttle import Episodes, ThrottleSensor
 from edge_app.sensors.vcgencmd import Vcgencmd
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class Sampler:
         self._power = PowerSensor(choice, sysfs_root, vcgencmd, retry_s)
         self._throttle = ThrottleSensor(Vcgencmd("get_throttled", vcgencmd, retry_s), sysfs_root)
         self._meter = EnergyMeter()
+        self._episodes = Episodes()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()  # a few a minute at most
         self._newest: tuple[int, Sample] | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sensors", daemon=True)
@@ -70,6 +73,13 @@ class Sampler:
             return Sample()
         return self._newest[1]
 
+    def events(self) -> list[Event]:
+        """Return what happened since this was last called."""
+        found = []
+        while not self._events.empty():
+            found.append(self._events.get())
+        return found
+
     def _run(self) -> None:
         while True:
             started_s = time.monotonic()
@@ -77,5 +87,8 @@ class Sampler:
             energy = self._meter.add(time.monotonic_ns(), reading)
             sample = Sample(energy, read_thermal(self._sysfs_root), self._throttle.read())
             self._newest = (time.monotonic_ns(), sample)
+            if event := self._episodes.note(sample.throttled, started_s):
+                log.warning("%s", event.message)
+                self._events.put(event)
             if self._closing.wait(max(0.0, started_s + self._period_s - time.monotonic())):
                 return

@@ -330,6 +330,20 @@ def test_without_a_broker_records_go_to_stdout(tmp_path: Path) -> None:
     assert err == ""  # no noise from libraries
 
 
+def test_throttling_is_an_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    firmware = tmp_path / "bin/vcgencmd"
+    firmware.parent.mkdir()
+    firmware.write_text("#!/bin/sh\necho throttled=0x50001\n")
+    firmware.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{firmware.parent}:{os.environ['PATH']}")
+    with appliance(write_config(tmp_path, port=None)) as process:
+        assert process.stdout is not None
+        events = (json.loads(line) for line in process.stdout if "/event" in line)
+        event = next(events)
+    assert event["event"] == "throttled"
+    assert event["details"] == {"conditions": "under_voltage"}
+
+
 def test_changes_mode_says_little_about_a_still_scene(tmp_path: Path, mosquitto: Mosquitto) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -18,7 +18,7 @@ from edge_app.domain import Thermal, Throttled
 from edge_app.sensors.power import Choice, PowerSensor, Reading
 from edge_app.sensors.sampler import Sample, Sampler
 from edge_app.sensors.thermal import read_thermal
-from edge_app.sensors.throttle import CONDITIONS, ThrottleSensor
+from edge_app.sensors.throttle import CONDITIONS, Episodes, ThrottleSensor
 from edge_app.sensors.vcgencmd import Vcgencmd
 
 RAILS = {
@@ -293,6 +293,23 @@ def test_throttling_bits(
 ) -> None:
     vcgencmd = firmware(tmp_path, get_throttled=f"throttled={bits}")
     assert throttled(tmp_path, vcgencmd) == Throttled(now, since_boot, CONDITIONS)
+
+
+def test_throttling_is_told_once_when_it_begins_gets_worse_and_is_over() -> None:
+    episodes = Episodes()
+
+    def kinds(now: tuple[str, ...] | None, now_s: float) -> str:
+        event = episodes.note(Throttled(now), now_s)
+        return f"{event.kind}: {event.details.get('conditions')}" if event else ""
+
+    assert kinds(None, 0) == kinds((), 1) == ""
+    assert kinds(("under_voltage",), 2) == "throttled: under_voltage"
+    assert kinds((), 3) == kinds(("under_voltage",), 4) == ""  # it flickers
+    assert kinds(("throttled",), 5) == "throttled: throttled, under_voltage"
+    assert kinds((), 64) == kinds(None, 1000) == ""
+    assert kinds((), 65) == "throttled_over: None"
+    assert kinds((), 1000) == ""
+    assert kinds(("throttled",), 1001) == "throttled: throttled"
 
 
 def test_without_firmware_only_under_voltage_is_known(tmp_path: Path) -> None:
