@@ -13,9 +13,10 @@ import numpy as np
 from edge_app.catalog import ModelFiles, shipped_dir
 from edge_app.config import ModelConfig
 from edge_app.domain import Engine, Tensor
-from edge_app.engine.edgetpu import EdgeTpuEngine, EdgeTpuModel
-from edge_app.engine.failover import Canary, FailoverEngine
-from edge_app.errors import ModelError
+from edge_app.engine.edgetpu import EdgeTpuEngine, EdgeTpuModel, Performance
+from edge_app.engine.failover import FailoverEngine
+from edge_app.engine.supervisor import Canary
+from edge_app.errors import EngineError, ModelError
 from edge_app.task.classify import scores
 from edge_app.task.image import fit, read_image
 from edge_app.verify import open_verified
@@ -49,13 +50,7 @@ def open_engine(config: ModelConfig, files: ModelFiles, *, settle: bool = False)
     if files.edgetpu is None:
         log.debug("%s has no file compiled for an Edge TPU: the CPU runs it", files.name)
         return cpu
-    model = EdgeTpuModel(
-        str(files.edgetpu),
-        name=files.name,
-        runtime=config.runtime,
-        device=config.device,
-        performance=config.performance,
-    )
+    model = _edgetpu_model(config, files, config.performance)
     engine = FailoverEngine(
         cpu,
         lambda: EdgeTpuEngine(model),
@@ -65,6 +60,35 @@ def open_engine(config: ModelConfig, files: ModelFiles, *, settle: bool = False)
     if settle:
         engine.settle()
     return engine
+
+
+def set_performance(
+    engine: Engine, config: ModelConfig, files: ModelFiles, performance: Performance
+) -> None:
+    """Have the Edge TPU of a running `engine` (from `open_engine`) opened anew at another clock.
+
+    Returns at once; no frame is lost, and the CPU answers meanwhile. Raises EngineError when no
+    Edge TPU is in use or looked for.
+    """
+    if not isinstance(engine, FailoverEngine):
+        raise EngineError(
+            "no Edge TPU is in use, so there is no performance to set",
+            hint='it takes model.backend = "auto" or "edgetpu" and a model compiled for one',
+        )
+    model = _edgetpu_model(config, files, performance)
+    engine.reopen(lambda: EdgeTpuEngine(model))
+
+
+def _edgetpu_model(
+    config: ModelConfig, files: ModelFiles, performance: Performance
+) -> EdgeTpuModel:
+    return EdgeTpuModel(
+        str(files.edgetpu),
+        name=files.name,
+        runtime=config.runtime,
+        device=config.device,
+        performance=performance,
+    )
 
 
 def canaries(files: ModelFiles, cpu: Engine) -> list[Canary]:

@@ -62,7 +62,7 @@ def set_behaviour(path: Path, opening: str = "well", running: str = "well") -> N
     partial.replace(path)
 
 
-def open_device(behaviour: str, **_rest: Any) -> Echo:
+def open_device(behaviour: str, backend: str = "edgetpu") -> Echo:
     """Open the device, if it lets itself be opened."""
     word = _words(Path(behaviour))[0]
     if word == "absent":
@@ -70,7 +70,7 @@ def open_device(behaviour: str, **_rest: Any) -> Echo:
     if word == "unfit":
         raise ModelError("not compiled for the Edge TPU", hint="compile it")
     _misbehave(word, Path(behaviour))
-    return Echo("edgetpu", Path(behaviour))
+    return Echo(backend, Path(behaviour))
 
 
 def no_device(**_rest: Any) -> Mapping[str, str]:

@@ -33,7 +33,9 @@ class Happening(enum.Enum):
     OPENED = enum.auto()
     CLEAN = enum.auto()  # one canary was right
     FAILED = enum.auto()  # anything went wrong: opening, a canary, a frame
-    TIME = enum.auto()  # nothing; time has passed
+    REOPEN = enum.auto()  # it is to be given up and opened again: its settings changed
+    RESTED = enum.auto()  # it is closed, and time has passed
+    SERVED = enum.auto()  # it serves, and time has passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +97,17 @@ def step(
     match happening, status.state:
         case Happening.FAILED, state if state is not State.BACKING_OFF:
             status = _fall(limits, status, now_s, chance)
+        case Happening.REOPEN, state if state is not State.BACKING_OFF:
+            status = replace(status, state=State.BACKING_OFF, until_s=now_s, clean=0)
         case Happening.OPENED, State.OPENING:
             status = replace(status, state=State.CANARY)
         case Happening.CLEAN, State.CANARY:
             status = _passed(limits, status, now_s)
         case Happening.CLEAN, State.PROMOTED | State.HEALTHY:
             status = replace(status, canaries=status.canaries + 1)
-        case Happening.TIME, State.BACKING_OFF if now_s >= status.until_s:
+        case Happening.RESTED, State.BACKING_OFF if now_s >= status.until_s:
             status = replace(status, state=State.OPENING, until_s=math.inf)
-        case Happening.TIME, State.PROMOTED if now_s >= status.until_s:
+        case Happening.SERVED, State.PROMOTED if now_s >= status.until_s:
             status = replace(status, state=State.HEALTHY, until_s=math.inf, failures=0)
     return status
 

@@ -56,6 +56,11 @@ class Drift:
         """Begin a new window: the device was opened anew."""
         self.pace = Pace()
 
+    def forget(self) -> None:
+        """Begin with no baseline: the device will run at another speed."""
+        self.restart()
+        self.baseline_p95_ms, self._slow = None, False
+
     def add(self, time_ms: float) -> None:
         """Count one run."""
         self.pace.add(time_ms)

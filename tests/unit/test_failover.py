@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from edge_app.domain import Event, Tensor
 from edge_app.engine.child import Bounds, ChildEngine
-from edge_app.engine.failover import Canary, FailoverEngine
+from edge_app.engine.failover import FailoverEngine
 from edge_app.engine.health import Happening, Limits, State, Status, step
 from edge_app.engine.pace import Drift, Pace
+from edge_app.engine.supervisor import Canary
 from edge_app.errors import EngineError
 from tests.conftest import child_processes
 from tests.faulty_engine import FACTORY, ROOT, Echo, picture, set_behaviour
@@ -54,7 +55,7 @@ def test_only_enough_clean_canaries_in_a_row_promote(steps: Steps) -> None:
     for before, now, happening, _ in walk(LIMITS, steps):
         if happening is Happening.CLEAN and before.state is State.CANARY:
             clean += 1
-        elif happening is Happening.FAILED or now.state is State.OPENING:
+        elif happening in (Happening.FAILED, Happening.REOPEN) or now.state is State.OPENING:
             clean = 0
         if now.serves and not before.serves:
             assert (clean, before.state) == (LIMITS.canaries, State.CANARY)
@@ -71,14 +72,26 @@ def test_any_failure_ends_service_at_once(steps: Steps) -> None:
 
 @given(steps)
 def test_every_pause_is_bounded_and_ends(steps: Steps) -> None:
-    for before, now, _, now_s in walk(LIMITS, steps):
-        if now.state is State.BACKING_OFF and before.state is not State.BACKING_OFF:
+    for before, now, happening, now_s in walk(LIMITS, steps):
+        fell = now.state is State.BACKING_OFF and before.state is not State.BACKING_OFF
+        if fell and happening is not Happening.REOPEN:
             pause_s = now.until_s - now_s
             assert (1 - LIMITS.jitter) * LIMITS.pause_s - 1e-6 <= pause_s
             assert pause_s <= LIMITS.flap_pause_s + 1e-6
-            assert step(LIMITS, now, Happening.TIME, now.until_s).state is State.OPENING
-            soon = step(LIMITS, now, Happening.TIME, math.nextafter(now.until_s, 0))
+            assert step(LIMITS, now, Happening.RESTED, now.until_s).state is State.OPENING
+            soon = step(LIMITS, now, Happening.RESTED, math.nextafter(now.until_s, 0))
             assert soon.state is State.BACKING_OFF
+
+
+@given(steps)
+def test_opening_anew_on_purpose_is_no_failure(steps: Steps) -> None:
+    for before, now, happening, now_s in walk(LIMITS, steps):
+        if happening is Happening.REOPEN:
+            assert (now.failures, now.falls_s) == (before.failures, before.falls_s)
+            if before.state is not State.BACKING_OFF:
+                assert step(LIMITS, now, Happening.RESTED, now_s).state is State.OPENING
+            else:  # it is held down: no way round that
+                assert now == before
 
 
 @given(steps)
@@ -94,7 +107,7 @@ def test_a_device_can_always_come_back(steps: Steps) -> None:
         (Status(), 0.0),
         *((now, now_s) for _, now, _, now_s in walk(LIMITS, steps)),
     ]
-    now = step(LIMITS, now, Happening.TIME, max(now_s, now.until_s if now.until_s < 1e9 else 0))
+    now = step(LIMITS, now, Happening.RESTED, max(now_s, now.until_s if now.until_s < 1e9 else 0))
     now = step(LIMITS, now, Happening.OPENED, now_s)
     for _ in range(LIMITS.canaries):
         now = step(LIMITS, now, Happening.CLEAN, now_s)
@@ -108,7 +121,7 @@ def pauses(count: int, chance: float) -> list[float]:
         status = step(LIMITS, status, Happening.FAILED, now_s, chance)
         found.append(status.until_s - now_s)
         now_s = status.until_s
-        status = step(LIMITS, status, Happening.TIME, now_s)
+        status = step(LIMITS, status, Happening.RESTED, now_s)
     return found
 
 
@@ -120,10 +133,10 @@ def test_pauses_grow_up_to_a_bound_and_are_jittered() -> None:
 
 def test_a_device_that_settles_begins_with_short_pauses_again() -> None:
     serving = [Happening.OPENED] + [Happening.CLEAN] * LIMITS.canaries
-    failing = [Happening.FAILED, Happening.TIME] * 4
-    settled = after(*failing, *serving, Happening.TIME, gap_s=50.0)
+    failing = [Happening.FAILED, Happening.RESTED] * 4
+    settled = after(*failing, *serving, Happening.SERVED, gap_s=50.0)
     assert (settled.state, settled.failures) == (State.PROMOTED, 4)
-    settled = step(LIMITS, settled, Happening.TIME, settled.until_s)
+    settled = step(LIMITS, settled, Happening.SERVED, settled.until_s)
     assert (settled.state, settled.failures) == (State.HEALTHY, 0)
     assert step(LIMITS, settled, Happening.FAILED, 5000.0).until_s == 5000.0 + LIMITS.pause_s
 
@@ -137,7 +150,7 @@ def test_a_flapping_device_is_held_down() -> None:
         status = step(LIMITS, status, Happening.FAILED, now_s)
         held.append(status.until_s - now_s >= LIMITS.flap_pause_s)
         now_s = status.until_s
-        status = step(LIMITS, status, Happening.TIME, now_s)
+        status = step(LIMITS, status, Happening.RESTED, now_s)
     assert held == [False] * (LIMITS.flaps - 1) + [True, True]
     # Long afterwards the falls are forgotten.
     for happening in [Happening.OPENED] + [Happening.CLEAN] * LIMITS.canaries:
@@ -331,7 +344,7 @@ def test_wrong_output_is_found_by_the_periodic_canary(start: Start, behaviour: P
     set_behaviour(behaviour, running="wrong")
     until(lambda: engine.accelerator().fallbacks == 1, "found out")
     # It opens well and answers wrongly: never promoted again.
-    until(lambda: engine._status.failures > 2, "tried again")
+    until(lambda: engine._standing.status.failures > 2, "tried again")
     assert ask(engine, 1) == "cpu"
     assert engine.accelerator().promotions == 1
     assert "wrong output" in (engine.accelerator().cause or "")
@@ -399,7 +412,45 @@ def test_a_hanging_canary_delays_no_frame(start: Start, behaviour: Path) -> None
     set_behaviour(behaviour, running="hang")
     until(behaviour.with_suffix(".hangs").exists, "the canary hangs")
     assert [ask(engine, seed) for seed in range(20)] == ["cpu"] * 20
-    assert engine._in_use.locked()  # it still does
+    assert engine.accelerator().fallbacks == 0  # it still does
+
+
+def test_opened_anew_without_a_fallback(start: Start, behaviour: Path) -> None:
+    engine = start()
+    until_served_by(engine, "edgetpu")
+    ((before, _),) = child_processes()
+    engine.events()
+    arguments = {"behaviour": str(behaviour), "backend": "faster"}
+    engine.reopen(lambda: ChildEngine(FACTORY, arguments, BOUNDS))
+    who = until_served_by(engine, "faster")
+    assert set(who) <= {"cpu", "faster"}  # never again by the old one
+    accelerator = engine.accelerator()
+    assert (accelerator.fallbacks, accelerator.promotions) == (0, 2)
+    assert kinds(engine.events()) == ["reopening", "promoted"]
+    assert before not in [pid for pid, _ in child_processes()]
+
+
+def test_opened_anew_while_it_is_being_opened(start: Start, behaviour: Path) -> None:
+    set_behaviour(behaviour, "hang")
+    engine = start(bounds=Bounds(open_s=1.0))
+    until(behaviour.with_suffix(".hangs").exists, "the opening hangs")
+    set_behaviour(behaviour)
+    arguments = {"behaviour": str(behaviour), "backend": "faster"}
+    engine.reopen(lambda: ChildEngine(FACTORY, arguments, BOUNDS))
+    until_served_by(engine, "faster")
+    assert engine.accelerator().fallbacks == 0
+    assert len(child_processes()) == 1
+
+
+def test_opened_anew_and_found_absent(start: Start, behaviour: Path) -> None:
+    engine = start()
+    until_served_by(engine, "edgetpu")
+    engine.events()
+    set_behaviour(behaviour, "absent")
+    engine.reopen(lambda: ChildEngine(FACTORY, {"behaviour": str(behaviour)}, BOUNDS))
+    until(lambda: engine.accelerator().fallbacks == 1, "a fallback")
+    assert ask(engine, 1) == "cpu"
+    assert kinds(engine.events()) == ["reopening", "fallback"]
 
 
 def test_twins_must_agree(behaviour: Path) -> None:
