@@ -16,7 +16,7 @@ from edge_app.domain import Engine, Tensor
 from edge_app.engine.edgetpu import EdgeTpuEngine, EdgeTpuModel, Performance
 from edge_app.engine.failover import FailoverEngine
 from edge_app.engine.supervisor import Canary
-from edge_app.errors import EngineError, ModelError
+from edge_app.errors import ModelError
 from edge_app.task.classify import scores
 from edge_app.task.image import fit, read_image
 from edge_app.verify import open_verified
@@ -50,10 +50,9 @@ def open_engine(config: ModelConfig, files: ModelFiles, *, settle: bool = False)
     if files.edgetpu is None:
         log.debug("%s has no file compiled for an Edge TPU: the CPU runs it", files.name)
         return cpu
-    model = _edgetpu_model(config, files, config.performance)
     engine = FailoverEngine(
         cpu,
-        lambda: EdgeTpuEngine(model),
+        edgetpu_starter(config, files, config.performance),
         canaries(files, cpu),
         required_within_s=REQUIRED_WITHIN_S if required else None,
     )
@@ -62,33 +61,18 @@ def open_engine(config: ModelConfig, files: ModelFiles, *, settle: bool = False)
     return engine
 
 
-def set_performance(
-    engine: Engine, config: ModelConfig, files: ModelFiles, performance: Performance
-) -> None:
-    """Have the Edge TPU of a running `engine` (from `open_engine`) opened anew at another clock.
-
-    Returns at once; no frame is lost, and the CPU answers meanwhile. Raises EngineError when no
-    Edge TPU is in use or looked for.
-    """
-    if not isinstance(engine, FailoverEngine):
-        raise EngineError(
-            "no Edge TPU is in use, so there is no performance to set",
-            hint='it takes model.backend = "auto" or "edgetpu" and a model compiled for one',
-        )
-    model = _edgetpu_model(config, files, performance)
-    engine.reopen(lambda: EdgeTpuEngine(model))
-
-
-def _edgetpu_model(
+def edgetpu_starter(
     config: ModelConfig, files: ModelFiles, performance: Performance
-) -> EdgeTpuModel:
-    return EdgeTpuModel(
+) -> Callable[[], EdgeTpuEngine]:
+    """Return what starts to open the model on the Edge TPU, at the clock `performance` says."""
+    model = EdgeTpuModel(
         str(files.edgetpu),
         name=files.name,
         runtime=config.runtime,
         device=config.device,
         performance=performance,
     )
+    return lambda: EdgeTpuEngine(model)
 
 
 def canaries(files: ModelFiles, cpu: Engine) -> list[Canary]:

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from edge_app.engine.failover import FailoverEngine
 from edge_app.engine.health import Limits
 from edge_app.engine.litert import LiteRtEngine
 from edge_app.engine.survey import survey
-from edge_app.engines import canaries, set_performance
+from edge_app.engines import canaries, edgetpu_starter
 from edge_app.errors import ConfigError, EngineError, ModelError
 from tests.conftest import child_processes
 from tests.contract.test_engine_child import until_ended
@@ -240,23 +239,13 @@ def test_another_clock_while_it_serves(
 ) -> None:
     rig = start()
     rig.until("edgetpu")
-    set_performance(rig.engine, ModelConfig(), files, "low")
+    rig.engine.reopen(edgetpu_starter(ModelConfig(), files, "low"))
     assert rig.ask() == "cpu"
     rig.until("edgetpu")
     rig.ask()
     assert [options["Performance"] for options in tpu.opens] == ["High", "Low"]
     assert rig.kinds == ["promoted", "reopening", "promoted"]
     assert rig.engine.accelerator().fallbacks == 0
-
-
-def test_no_other_clock_for_a_processor(files: catalog.ModelFiles) -> None:
-    assert files.cpu is not None
-    with (
-        closing(LiteRtEngine(files.cpu)) as cpu,
-        pytest.raises(EngineError, match="no Edge TPU is in use") as caught,
-    ):
-        set_performance(cpu, ModelConfig(), files, "max")
-    assert caught.value.hint
 
 
 REFUSALS = {
