@@ -7,7 +7,8 @@ import os
 import queue
 import sys
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -23,6 +24,8 @@ from edge_app.publish.link import Broker
 from edge_app.publish.listen import Received, listening
 
 _REFRESH_S = 0.25
+_RETRY_S = 1.0
+_EVENTS = 5  # below the table
 
 
 class Best(msgspec.Struct, frozen=True):
@@ -39,6 +42,14 @@ class Seen(msgspec.Struct, frozen=True):
     camera: str
     backend: str
     labels: list[Best]
+
+
+class Happened(msgspec.Struct, frozen=True):
+    """Of an event, what is shown."""
+
+    ts: str
+    event: str
+    message: str
 
 
 class Rates(msgspec.Struct, frozen=True):
@@ -68,14 +79,18 @@ class Stats(msgspec.Struct, frozen=True):
 
 @dataclass
 class View:
-    """The last word of every device: its status, its stats, and each camera's result."""
+    """The last word of every device: its status, its stats, and each camera's result.
+
+    `events`: the newest ones of all devices, with the device.
+    """
 
     status: dict[str, str] = field(default_factory=dict)
     stats: dict[str, Stats] = field(default_factory=dict)
     results: dict[tuple[str, str], Seen] = field(default_factory=dict)
+    events: deque[tuple[str, Happened]] = field(default_factory=lambda: deque(maxlen=_EVENTS))
 
-    def absorb(self, topic: str, payload: bytes) -> Seen | None:
-        """Take one message in; returns the record when it is a result. Ignores what is not ours."""
+    def absorb(self, topic: str, payload: bytes) -> Seen | Happened | None:
+        """Take one message in; returns a result or an event. Ignores what is not ours."""
         *_, device, kind = ["", *topic.split("/")]
         if kind == "status":
             self.status[device] = payload.decode(errors="replace")
@@ -87,6 +102,10 @@ class View:
                 result = msgspec.json.decode(payload, type=Seen)
                 self.results[device, result.camera] = result
                 return result
+            elif kind == "event":
+                event = msgspec.json.decode(payload, type=Happened)
+                self.events.append((device, event))
+                return event
         return None
 
 
@@ -109,48 +128,79 @@ def watch(
     footer: str = "",
 ) -> int:
     """Show what is below topic `prefix` while `goes_on`; return how many results were seen."""
-    filters = [f"{prefix}/{kind}" for kind in ("status", "stats", "result")]
     end_s = time.monotonic() + seconds if seconds else float("inf")
     console = Console()
     view, seen = View(), 0
-    with listening(broker, filters) as arrived, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         live = None
         if console.is_terminal:
             live = stack.enter_context(Live(console=console, auto_refresh=False))
-        while goes_on() and time.monotonic() < end_s:
-            for topic, payload in _arrivals(arrived):
-                result = view.absorb(topic, payload)
-                seen += result is not None
+        for note, batch in _batches(broker, prefix):
+            for topic, payload in batch:
+                record = view.absorb(topic, payload)
+                seen += isinstance(record, Seen)
                 if live is None:
-                    _print_line(topic, result, view)
-            if live is not None:
-                live.update(Group(table(view), Text(footer, style="dim")), refresh=True)
+                    _print_line(topic, record, view)
+            if live is None and note:
+                print(note, file=sys.stderr, flush=True)
+            elif live is not None:
+                below = Text("\n".join((*_told(view), note or footer)), style="dim")
+                live.update(Group(table(view), below), refresh=True)
+            if not goes_on() or time.monotonic() > end_s:
+                break
     return seen
 
 
-def _arrivals(arrived: queue.SimpleQueue[Received | None]) -> list[Received]:
-    """Return what has arrived, after waiting for something for at most one refresh."""
-    batch = []
+def _batches(broker: Broker, prefix: str) -> Iterator[tuple[str, list[Received]]]:
+    """Yield what arrives, at least once a refresh; with a note when the broker has gone away.
+
+    Raises EdgeAppError when it cannot be reached at the start.
+    """
+    filters = [f"{prefix}/{kind}" for kind in ("status", "stats", "result", "event")]
+    was_connected = False
+    while True:
+        try:
+            with listening(broker, filters) as arrived:
+                was_connected = True
+                while (batch := _arrivals(arrived)) is not None:
+                    yield "", batch
+        except EdgeAppError:
+            if not was_connected:
+                raise
+        yield f"the broker at {broker.host}:{broker.port} is away; trying again", []
+        time.sleep(_RETRY_S)  # a broker that is not there gives nothing to wait on
+
+
+def _arrivals(arrived: queue.SimpleQueue[Received | None]) -> list[Received] | None:
+    """Return what has arrived, after waiting for at most one refresh; None: the link is lost."""
+    batch: list[Received] = []
     with contextlib.suppress(queue.Empty):
         received = arrived.get(timeout=_REFRESH_S)
-        while True:
-            if received is None:
-                raise EdgeAppError("the broker closed the connection")
+        while received is not None:
             batch.append(received)
             received = arrived.get_nowait()
+        if not batch:
+            return None
+        arrived.put(None)  # first what came before it
     return batch
 
 
+def _told(view: View) -> list[str]:
+    return [f"{event.ts} {device} {event.event}: {event.message}" for device, event in view.events]
+
+
 def table(view: View) -> Table:
-    """Lay out one row a camera."""
+    """Lay out one row a camera; what is the device's own stands in the row of its first one."""
     result = Table(expand=True)
+    shown: set[str] = set()
     for title in ("device", "camera", "label"):
         result.add_column(title)
     for title in ("score", "fps", "p95 ms", "backend"):
         result.add_column(title, justify="right")
     for (device, camera), record in sorted(view.results.items()):
         label, score = best(record)
-        fps, p95_ms = figures(view.stats.get(device))
+        fps, p95_ms = ("", "") if device in shown else figures(view.stats.get(device))
+        shown.add(device)
         if view.status.get(device) == "offline":
             result.add_row(device, camera, "offline", style="dim")
         else:
@@ -177,8 +227,11 @@ def figures(stats: Stats | None) -> tuple[str, str]:
     )
 
 
-def _print_line(topic: str, record: Seen | None, view: View) -> None:
+def _print_line(topic: str, record: Seen | Happened | None, view: View) -> None:
     device = topic.split("/")[-2]
+    if isinstance(record, Happened):
+        print(f"{record.ts} {device} {record.event}: {record.message}", flush=True)
+        return
     if record is None:
         if topic.endswith("/status") and view.status[device] == "offline":
             print(f"{device} is offline", flush=True)
@@ -189,5 +242,4 @@ def _print_line(topic: str, record: Seen | None, view: View) -> None:
         f"{record.ts} {device}/{record.camera} {label} {score} "
         f"fps={fps} p95_ms={p95_ms} backend={record.backend}",
         flush=True,
-        file=sys.stdout,
     )
