@@ -43,6 +43,12 @@ soak: $(VENV)/.dev system-packages ## 1,000 faults into the accelerator (a quart
 test-hw: $(VENV)/.dev ## the Edge TPU's tests on a real Coral; MODEL=PATH of a compiled model
 	@EDGETPU_HARDWARE=1 EDGETPU_MODEL=$(MODEL) $(BIN)/pytest tests/integration/test_edgetpu.py $(ARGS)
 
+.PHONY: test-appliance
+test-appliance: $(VENV)/.dev ## a whole machine, in QEMU (as root); ARCH=arm64 emulates a Pi's
+	@if tests/appliance/system-packages; then \
+		$(BIN)/python -m tests.appliance.image $(ARCH) && APPLIANCE_ARCH=$(ARCH) $(BIN)/pytest tests/appliance --timeout=1800 $(ARGS); \
+	else [ $$? -eq 3 ]; fi
+
 .PHONY: check
 check: $(VENV)/.dev ## lint, format, types, and who may import whom
 	@$(BIN)/ruff check .

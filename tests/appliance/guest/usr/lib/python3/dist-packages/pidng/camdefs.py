@@ -1,0 +1,4 @@
+"""In the place of PiDNG, which picamera2 imports to write raw photos; nothing here does."""
+
+
+class Picamera2Camera: ...
