@@ -32,7 +32,10 @@ from edge_app.publish import wire
 from edge_app.report import HealthReader, describe
 from edge_app.sensors.clock import read_clock
 from edge_app.sensors.sampler import Sampler
+from edge_app.service import notify
+from edge_app.service.notify import Notifier
 from edge_app.stop import Stop
+from edge_app.supervision import told
 from edge_app.task import classify
 
 if TYPE_CHECKING:
@@ -76,6 +79,9 @@ def run(config: Config, asked_to_stop: Stop) -> None:
         sampler = stack.enter_context(Sampler(config.power.source))
         health = HealthReader(engine, publisher, lambda: mailboxes.counters, sampler.newest)
         job = replace(_job(config, files, engine, health), take_events=take_events)
+        notifier = notify.from_environment()
+        stack.callback(notifier.close)
+        job = told(job, notifier, engine, publisher)
         loop = Loop(mailboxes, engine, publisher, topics, job)
 
         def stop() -> None:
@@ -83,14 +89,18 @@ def run(config: Config, asked_to_stop: Stop) -> None:
             mailboxes.wake()
 
         asked_to_stop.answer_with(stop)
-        _serve(loop, mailboxes, publisher, topics)
+        _serve(loop, mailboxes, publisher, topics, notifier)
         lost = publisher.state()[0].dropped
         if lost and not any(camera.loop for camera in config.camera.values()):
             raise EdgeAppError(f"{lost} messages were lost", hint="the log says why, further up")
 
 
 def _serve(
-    loop: Loop, mailboxes: Mailboxes[Prepared], publisher: Publisher, topics: wire.Topics
+    loop: Loop,
+    mailboxes: Mailboxes[Prepared],
+    publisher: Publisher,
+    topics: wire.Topics,
+    notifier: Notifier,
 ) -> None:
     """Run the loop; whatever ends it, stop capture first and then flush, within a bound."""
     ended_s = 0.0
@@ -100,6 +110,7 @@ def _serve(
                 loop.run()
             finally:
                 ended_s = time.monotonic()
+                notifier.stopping("ending: what is left goes to the broker, or to the disk")
     except (CameraError, EngineError) as error:
         message = wire.event_message(topics, _event(error), time.monotonic_ns(), read_clock())
         publisher.offer(message)

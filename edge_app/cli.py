@@ -15,6 +15,9 @@ from pathlib import Path
 
 from edge_app import __version__
 from edge_app.errors import EXIT_OK, ConfigError, EdgeAppError, ModelError, UsageError
+from edge_app.service.journal import log_to_journal
+
+log = logging.getLogger(__name__)
 
 DEFAULT_CONFIG = Path("/etc/edge-app/config.toml")
 BACKENDS = ("auto", "edgetpu", "cpu")
@@ -25,18 +28,19 @@ Command = Callable[[argparse.Namespace], int]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; see `errors` for what the codes mean."""
     args = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if args.verbose else logging.INFO,
-        format="%(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    level = logging.DEBUG if args.verbose else logging.INFO
+    in_journal = log_to_journal(level)
+    if not in_journal:
+        logging.basicConfig(
+            level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        )
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be valid text
     command: Command = args.command
     try:
         return command(args)
     except EdgeAppError as error:
-        _explain(error)
+        _explain(error, in_journal=in_journal)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -45,12 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_OK
 
 
-def _explain(error: EdgeAppError) -> None:
-    print(f"edge-app: {error}", file=sys.stderr)
-    for fault in error.faults if isinstance(error, ConfigError) else ():
-        print(f"  {fault}", file=sys.stderr)
+def _explain(error: EdgeAppError, *, in_journal: bool) -> None:
+    faults = error.faults if isinstance(error, ConfigError) else ()
+    lines = [str(error), *(f"  {fault}" for fault in faults)]
     if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+        lines.append(f"hint: {error.hint}")
+    if in_journal:
+        log.error("%s", "\n".join(lines))
+    else:
+        print("edge-app: " + "\n".join(lines), file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

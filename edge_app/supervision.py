@@ -1,0 +1,46 @@
+"""What the supervisor is told of the appliance's work: that it goes on, and how."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edge_app.domain import Engine, Health, Label, MqttState, Publisher, SpoolState, Tensor
+from edge_app.loop import Job
+from edge_app.service.notify import Notifier
+from edge_app.telemetry import Window
+
+
+def told(job: Job, notifier: Notifier, engine: Engine, publisher: Publisher) -> Job:
+    """Return the job, of which `notifier` hears: each completed step, and each report."""
+
+    def decode(outputs: list[Tensor]) -> tuple[Label, ...]:
+        labels = job.decode(outputs)
+        notifier.completed(lambda: f"{engine.info.backend}; {broker_line(*publisher.state())}")
+        return labels
+
+    def read_health(window: Window, now_ns: int) -> Health:
+        health = job.read_health(window, now_ns)
+        notifier.status(status_line(health))
+        return health
+
+    return replace(job, decode=decode, read_health=read_health)
+
+
+def status_line(health: Health) -> str:
+    """Return what `systemctl status` shows: backend, frames a second, p95 from end to end, broker.
+
+    Example: "edgetpu; 29.9 fps, p95 18.2 ms; broker: connected".
+    """
+    end_to_end = health.latency_ms.get("end_to_end")
+    p95 = f", p95 {end_to_end.p95:.1f} ms" if end_to_end else ""
+    accelerator = health.accelerator
+    away = f" (accelerator {accelerator.state})" if accelerator.cause else ""
+    pace = f"{health.fps.inferred:.1f} fps{p95}"
+    return f"{health.backend}{away}; {pace}; {broker_line(health.spool, health.mqtt)}"
+
+
+def broker_line(spool: SpoolState, mqtt: MqttState) -> str:
+    """Return how the connection fares, and what waits for it."""
+    plural = "" if mqtt.connects == 1 else "s"
+    state = f"{mqtt.connects} connection{plural}" if mqtt.connects else "not connected yet"
+    return f"broker: {state}" + (f", {spool.queued} messages wait" if spool.queued else "")
