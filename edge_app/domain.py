@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +93,27 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class PipelinedEngine(Engine, Protocol):
+    """An engine that takes the next picture while it is at work on one, and so never has to wait.
+
+    `run` is `start` and `finish`, with nothing else at work.
+    """
+
+    @property
+    def ahead(self) -> int:
+        """How many pictures it is of use to start beyond the first; it may change at any time."""
+        ...
+
+    def start(self, pixels: Pixels) -> None:
+        """Hand over one more picture, beyond `ahead` others at most."""
+        ...
+
+    def finish(self) -> list[Tensor]:
+        """Wait for the outputs of the picture that was started first. Raises EngineError."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ import numpy as np
 
 from edge_app.domain import EngineInfo, Pixels, Tensor, TensorSpec
 from edge_app.engine.pace import Pace
-from edge_app.engine.shared import FAILED, RUN, Exchange, size_bytes
+from edge_app.engine.shared import FAILED, RUN, SLOTS, Exchange, Slot, size_bytes
 from edge_app.errors import EngineError, ModelError
 
 _SAID_BYTES = 4096  # of the last words; enough for a C++ abort's message and stack
@@ -63,7 +63,7 @@ class ChildFailed(EngineError):
 
 
 class ChildEngine:
-    """An engine that runs in a process of its own.
+    """An engine that runs in a process of its own. `pace`: how long its runs take.
 
     The thread that makes it must live as long as it does: Linux ties the child's life to it.
     """
@@ -77,7 +77,9 @@ class ChildEngine:
         arguments, which must survive JSON.
         """
         self._bounds = bounds or Bounds()
-        self._pace = Pace()
+        self.pace = Pace()
+        self._at_work: deque[tuple[Slot, float]] = deque()  # and when each was sent
+        self._ended_s = 0.0
         self._output: deque[bytes] = deque()
         self._info: EngineInfo | None = None
         self._exchange: Exchange | None = None
@@ -106,6 +108,11 @@ class ChildEngine:
         self._poll = select.poll()
         self._poll.register(self._link, select.POLLIN)
         self._poll.register(self._pipe, select.POLLIN)
+
+    @property
+    def ahead(self) -> int:
+        """See `domain.PipelinedEngine`."""
+        return SLOTS - 1
 
     @property
     def info(self) -> EngineInfo:
@@ -137,23 +144,42 @@ class ChildEngine:
 
     def run(self, pixels: Pixels) -> list[Tensor]:
         """Infer on `pixels`; see `domain.Engine.run`. Raises ChildFailed when the child is lost."""
-        info, exchange = self.info, self._exchange
-        if exchange is None:
-            raise EngineError("the child engine is closed, or has failed")
+        self.start(pixels)
+        return self.finish()
+
+    def start(self, pixels: Pixels) -> None:
+        """Send a picture to the child; see `domain.PipelinedEngine`. Raises as `run` does."""
+        info, exchange = self.info, self._opened()
         if pixels.shape != info.input.shape[1:] or pixels.dtype != np.uint8:
             raise EngineError(
                 f"{info.model} takes uint8 pixels of shape {info.input.shape[1:]}, "
                 f"got {pixels.dtype} {pixels.shape}"
             )
-        start_s = time.monotonic()
-        exchange.pixels[...] = pixels
+        if len(self._at_work) == SLOTS:
+            raise RuntimeError(f"{SLOTS} pictures are at work; finish one first")
+        slot, start_s = exchange.next(), time.monotonic()
+        slot.pixels[...] = pixels
         try:
-            self._command_run(start_s + self._bound_s())
+            self._link.send(RUN)
+        except OSError as error:
+            self._give_up()
+            raise self._lost("while it was idle") from error
+        self._at_work.append((slot, start_s))
+
+    def finish(self) -> list[Tensor]:
+        """Wait for the outputs of the first picture at work. Raises as `run` does."""
+        self._opened()
+        slot, start_s = self._at_work.popleft()
+        begin_s = max(start_s, self._ended_s)  # it had to wait for the one before it
+        try:
+            self._await_done(begin_s + self._bound_s())
         except ChildFailed:
-            self._unmap()  # a late answer must not be taken for the next picture's
+            del slot
+            self._give_up()
             raise
-        self._pace.add((time.monotonic() - start_s) * 1e3)
-        return [output.copy() for output in exchange.outputs]
+        self._ended_s = time.monotonic()
+        self.pace.add((self._ended_s - begin_s) * 1e3)
+        return [output.copy() for output in slot.outputs]
 
     def interrupt(self) -> None:
         """Kill the child: an `open` or `run` that waits for it raises. Called from any thread."""
@@ -166,30 +192,33 @@ class ChildEngine:
         self._process.kill()
         self._reap()
         self._close_descriptors()
-        self._unmap()
+        self._give_up()
 
     def _close_descriptors(self) -> None:
         self._link.close()
         os.close(self._pipe)
         os.close(self._memory)
 
-    def _unmap(self) -> None:
+    def _opened(self) -> Exchange:
+        if self._exchange is None:
+            raise EngineError("the child engine is closed, or has failed")
+        return self._exchange
+
+    def _give_up(self) -> None:
+        """Unmap the memory, so that no late answer is taken for another picture's."""
+        self._at_work.clear()
         if self._exchange is not None:
             self._exchange.close()
             self._exchange = None
 
-    def _command_run(self, deadline_s: float) -> None:
-        try:
-            self._link.send(RUN)
-        except OSError as error:
-            raise self._lost("while it was idle") from error
+    def _await_done(self, deadline_s: float) -> None:
         if self._hear(1, deadline_s, "a run") == FAILED:
             answer = self._hear_record(deadline_s, "a run")
             self._drain()
             raise ChildFailed(answer["error"], answer["hint"], said=self._last_words())
 
     def _bound_s(self) -> float:
-        p99_ms = self._pace.p99_ms
+        p99_ms = self.pace.p99_ms
         if p99_ms is None:
             return self._bounds.first_s
         return max(self._bounds.floor_s, self._bounds.times_p99 * p99_ms / 1e3)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from edge_app.domain import Accelerator, Engine, EngineInfo, Event, Pixels, Tensor
 from edge_app.engine.health import Happening, Limits
+from edge_app.engine.shared import SLOTS
 from edge_app.engine.standing import Standing
 from edge_app.engine.supervisor import Canary, Device, Supervisor
 from edge_app.errors import EngineError
 
 _TRIES_AT_START = 2  # a first open, which uploads firmware, may fail where a second one succeeds
+
+
+@dataclass(slots=True)
+class _AtWork:
+    pixels: Pixels
+    on_device: bool = False
 
 
 class FailoverEngine:
@@ -37,6 +45,8 @@ class FailoverEngine:
         self._cpu = cpu
         self._required_within_s = required_within_s
         self._answered: Engine = cpu
+        self._at_work: deque[_AtWork] = deque()
+        self._device: Device | None = None  # on loan while pictures are on it
         self._standing = Standing(limits or Limits())
         self._supervisor = Supervisor(cpu.info, start, canaries, self._standing)
         if required_within_s is not None:
@@ -51,17 +61,34 @@ class FailoverEngine:
     def info(self) -> EngineInfo:
         return self._answered.info
 
+    @property
+    def ahead(self) -> int:
+        """See `domain.PipelinedEngine`. For the CPU a picture taken early would only be older."""
+        return SLOTS - 1 if self._standing.status.serves else 0
+
     def run(self, pixels: Pixels) -> list[Tensor]:
-        """Infer on `pixels`; see `domain.Engine.run`.
+        """Infer on `pixels`; see `domain.Engine.run`. Raises as `finish` does."""
+        self.start(pixels)
+        return self.finish()
+
+    def start(self, pixels: Pixels) -> None:
+        """Take one more picture; see `domain.PipelinedEngine`. Raises nothing."""
+        self._at_work.append(_AtWork(pixels))
+        self._feed(0.0)
+
+    def finish(self) -> list[Tensor]:
+        """Answer the picture that was started first, on the CPU if the device did not.
 
         Raises EngineError for a picture that does not fit, when the CPU engine fails, and when a
         required accelerator stays away.
         """
-        fits = pixels.shape == self._cpu.info.input.shape[1:] and pixels.dtype == "uint8"
-        outputs = self._try_device(pixels) if fits else None
+        # A canary may be running: waiting for it is quicker than the CPU, unless the device hangs.
+        self._feed(self._standing.drift.patience_s)
+        work = self._at_work.popleft()
+        outputs = self._collect() if work.on_device else None
         if outputs is None:
             self._check_required()
-            outputs = self._cpu.run(pixels)
+            outputs = self._cpu.run(work.pixels)
             self._answered = self._cpu
         return outputs
 
@@ -83,27 +110,64 @@ class FailoverEngine:
 
     def close(self) -> None:
         """End the device and its thread, within a bound, and close the CPU engine."""
+        self._at_work.clear()
+        self._return_idle()
         self._supervisor.close()
         self._cpu.close()
 
-    def _try_device(self, pixels: Pixels) -> list[Tensor] | None:
-        """Return the device's answer, or None when the CPU must answer."""
-        # A canary may be running: waiting for it is quicker than the CPU, unless the device hangs.
-        device = self._supervisor.lend(self._standing.drift.patience_s)
+    def _feed(self, patience_s: float) -> None:
+        """Hand what waits to the device, in order, as far as it can be had within `patience_s`."""
+        for work in self._at_work:
+            if not work.on_device and not self._hand_over(work, patience_s):
+                break
+        self._return_idle()
+
+    def _hand_over(self, work: _AtWork, patience_s: float) -> bool:
+        if self._device is None:
+            self._device = self._supervisor.lend(patience_s)
+        elif self._supervisor.wants_device:  # it comes first
+            return False
+        if self._device is None or not self._fits(work.pixels):
+            return False
+        try:
+            self._device.start(work.pixels)
+        except EngineError as error:
+            self._lose(error)
+            return False
+        work.on_device = True
+        return True
+
+    def _collect(self) -> list[Tensor] | None:
+        """Return the device's next outputs, or None when it failed."""
+        device = self._device
         if device is None:
             return None
         try:
-            start_ns = time.monotonic_ns()
-            outputs = device.run(pixels)
-            self._standing.drift.add((time.monotonic_ns() - start_ns) / 1e6)
+            outputs = device.finish()
         except EngineError as error:
-            self._standing.report(Happening.FAILED, error)
+            self._lose(error)
             return None
-        else:
-            self._answered = device
-            return outputs
-        finally:
+        self._standing.drift.learn()
+        self._answered = device
+        self._return_idle()
+        return outputs
+
+    def _lose(self, error: EngineError) -> None:
+        """Give the device up; the CPU answers what is on it."""
+        for work in self._at_work:
+            work.on_device = False
+        # Before the device goes back, lest a canary be run on it.
+        self._standing.report(Happening.FAILED, error)
+        self._return_idle()
+
+    def _return_idle(self) -> None:
+        """Give the device back when no picture is on it."""
+        if self._device is not None and not any(work.on_device for work in self._at_work):
+            self._device = None
             self._supervisor.take_back()
+
+    def _fits(self, pixels: Pixels) -> bool:
+        return pixels.shape == self._cpu.info.input.shape[1:] and pixels.dtype == "uint8"
 
     def _check_required(self) -> None:
         if self._required_within_s is None:

@@ -39,7 +39,7 @@ class Pace:
 
 
 class Drift:
-    """A device's pace against its own best: `baseline_p95_ms`, over a full window."""
+    """A device's `pace` against its own best: `baseline_p95_ms`, over a full window."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -52,18 +52,17 @@ class Drift:
         """How long a frame may wait for a canary to end."""
         return (self.pace.p99_ms or _PATIENCE_MS) / 1e3
 
-    def restart(self) -> None:
-        """Begin a new window: the device was opened anew."""
-        self.pace = Pace()
+    def follow(self, pace: Pace) -> None:
+        """Watch this pace from now on: the device was opened anew."""
+        self.pace = pace
 
     def forget(self) -> None:
         """Begin with no baseline: the device will run at another speed."""
-        self.restart()
+        self.follow(Pace())
         self.baseline_p95_ms, self._slow = None, False
 
-    def add(self, time_ms: float) -> None:
-        """Count one run."""
-        self.pace.add(time_ms)
+    def learn(self) -> None:
+        """Look at the pace after a run."""
         p95_ms, baseline_ms = self.pace.p95_ms, self.baseline_p95_ms
         if self.pace.full and p95_ms and (baseline_ms is None or p95_ms < baseline_ms):
             self.baseline_p95_ms = p95_ms

@@ -1,4 +1,4 @@
-"""The memory a child engine and its parent share: one picture in, the outputs back.
+"""The memory a child engine and its parent share: pictures in, their outputs back.
 
 It is an anonymous file (memfd) that both map, so there is no name to leak: when both are gone, so
 is the memory.
@@ -8,44 +8,65 @@ from __future__ import annotations
 
 import math
 import mmap
+from dataclasses import dataclass
 
 import numpy as np
 
 from edge_app.domain import EngineInfo, Pixels, Tensor
 
 RUN, DONE, FAILED = b"r", b"d", b"f"  # parent: run; child: outputs are there / an error follows
+SLOTS = 2  # one picture at work, and one there when it is done: the device waits for nobody
 _ALIGN_BYTES = 64
 
 
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One picture's pixels and its raw outputs (without batch dimension)."""
+
+    pixels: Pixels
+    outputs: list[Tensor]
+
+
 class Exchange:
-    """A picture's pixels and the raw outputs (without batch dimension), as views of shared memory.
+    """The slots, as views of shared memory; both sides use them in turn.
 
     The file must have `size_bytes` of `info`.
     """
 
     def __init__(self, file: int, info: EngineInfo) -> None:
         self._memory = mmap.mmap(file, size_bytes(info))
-        offsets = _offsets(info)
-        self.pixels: Pixels = np.ndarray(info.input.shape[1:], np.uint8, self._memory, offsets[0])
-        self.outputs: list[Tensor] = [
-            np.ndarray(spec.shape[1:], spec.dtype, self._memory, offset)
-            for spec, offset in zip(info.outputs, offsets[1:], strict=False)
-        ]
+        self._slots = [self._slot(info, number) for number in range(SLOTS)]
+        self._used = 0
+
+    def next(self) -> Slot:
+        """Return the next picture's slot."""
+        self._used += 1
+        return self._slots[self._used % SLOTS]
 
     def close(self) -> None:
-        """Unmap the memory; the views are gone with it."""
-        self.__dict__.pop("pixels", None)
-        self.__dict__.pop("outputs", None)
+        """Unmap the memory. No slot may be held any more."""
+        self._slots.clear()
         self._memory.close()
+
+    def _slot(self, info: EngineInfo, number: int) -> Slot:
+        *offsets, size = _offsets(info)
+        starts = [number * size + offset for offset in offsets]
+        return Slot(
+            np.ndarray(info.input.shape[1:], np.uint8, self._memory, starts[0]),
+            [
+                np.ndarray(spec.shape[1:], spec.dtype, self._memory, start)
+                for spec, start in zip(info.outputs, starts[1:], strict=True)
+            ],
+        )
 
 
 def size_bytes(info: EngineInfo) -> int:
-    """How much memory an engine's pictures and outputs take."""
-    return _offsets(info)[-1]
+    """How much memory the slots take."""
+    return SLOTS * _offsets(info)[-1]
 
 
 def _offsets(info: EngineInfo) -> list[int]:
-    """Where the pixels and each output begin, and where the last one ends."""
+    """Where, in a slot, the pixels and each output begin, and where the last one ends."""
     sizes = [math.prod(info.input.shape[1:])]
     sizes += [math.prod(spec.shape[1:]) * np.dtype(spec.dtype).itemsize for spec in info.outputs]
     offsets = [0]

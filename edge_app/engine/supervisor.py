@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from edge_app.domain import Engine, EngineInfo, Pixels, Tensor
+from edge_app.domain import EngineInfo, PipelinedEngine, Pixels, Tensor
 from edge_app.engine.custody import Custody
 from edge_app.engine.health import Happening, State
+from edge_app.engine.pace import Pace
 from edge_app.engine.standing import Standing
 from edge_app.errors import EngineError, ModelError
 
@@ -25,8 +26,13 @@ log = logging.getLogger(__name__)
 _JOIN_S = 3.0
 
 
-class Device(Engine, Protocol):
+class Device(PipelinedEngine, Protocol):
     """An engine that takes a while to open and may never answer, such as `child.ChildEngine`."""
+
+    @property
+    def pace(self) -> Pace:
+        """How long its runs take."""
+        ...
 
     def open(self) -> None:
         """Wait until it is there. Raises EngineError."""
@@ -86,9 +92,12 @@ class Supervisor:
 
     def reopen(self, start: Callable[[], Device]) -> None:
         """Open what `start` returns in the device's place, once no frame is on that."""
+        old = self._device if self._standing.status.state is State.OPENING else None
         self._start = start
         self._standing.drift.forget()
         self._standing.report(Happening.REOPEN)
+        if old is not None:  # it may hang for as long as its bound lets it
+            old.interrupt()
 
     def close(self) -> None:
         """End the device and the thread, within a bound."""
@@ -128,7 +137,7 @@ class Supervisor:
         except EngineError as error:
             self._fail(error)
         else:
-            self._standing.drift.restart()
+            self._standing.drift.follow(device.pace)
             self._standing.report(Happening.OPENED)
 
     def _try_out(self) -> None:
@@ -167,10 +176,8 @@ class Supervisor:
             if device is None or not (status.serves or status.state is State.CANARY):
                 return False
             try:
-                start_s = time.monotonic()
-                outputs = device.run(canary.pixels)
-                self._standing.drift.add((time.monotonic() - start_s) * 1e3)
-                _judge(canary, outputs)
+                _judge(canary, device.run(canary.pixels))
+                self._standing.drift.learn()
             except EngineError as error:
                 self._fail(error)
                 return False

@@ -69,13 +69,14 @@ def _serve(engine: Engine, link: socket.socket, memory: int) -> None:
     exchange = None
     while link.recv(1) == RUN:
         exchange = exchange or Exchange(memory, engine.info)  # sized by the parent until now
+        slot = exchange.next()
         try:
-            outputs = engine.run(exchange.pixels)
+            outputs = engine.run(slot.pixels)
         except EdgeAppError as error:
             link.sendall(FAILED)
             _tell(link, {"error": str(error), "hint": error.hint, "model": _blames_model(error)})
             return  # after a failed run the runtime's state is stale: only a new process is sound
-        for ours, output in zip(exchange.outputs, outputs, strict=True):
+        for ours, output in zip(slot.outputs, outputs, strict=True):
             ours[...] = output
         link.sendall(DONE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -190,6 +191,30 @@ def test_a_failed_run_ends_the_engine(
     set_behaviour(behaviour)
     with pytest.raises(EngineError, match="closed, or has failed"):
         child.run(faulty_engine.picture(10))  # no late answer is taken for this one's
+
+
+def test_the_next_picture_may_be_sent_ahead(device: Open) -> None:
+    child = device(running="slow")
+    child.open()
+    child.start(faulty_engine.picture(0))
+    for seed in range(1, 6):
+        child.start(faulty_engine.picture(seed))
+        assert child.finish()[0].tolist() == faulty_engine.picture(seed - 1).reshape(-1).tolist()
+    child.start(faulty_engine.picture(6))
+    with pytest.raises(RuntimeError, match="2 pictures are at work"):
+        child.start(faulty_engine.picture(7))
+
+
+def test_a_failed_run_answers_none_of_those_at_work(device: Open, behaviour: Path) -> None:
+    child = device()
+    child.open()
+    set_behaviour(behaviour, running="fail")
+    child.start(faulty_engine.picture(0))
+    with contextlib.suppress(ChildFailed):  # the child may have ended by now
+        child.start(faulty_engine.picture(1))
+    for _ in range(2):
+        with pytest.raises(EngineError):
+            child.finish()
 
 
 def test_last_words_are_kept_for_the_event(device: Open, behaviour: Path) -> None:

@@ -176,7 +176,8 @@ def test_drift_is_told_once_until_it_ends() -> None:
 
     def run(time_ms: float) -> bool:
         for _ in range(300):
-            drift.add(time_ms)
+            drift.pace.add(time_ms)
+            drift.learn()
         return drift.newly_slow()
 
     assert not run(4.5)
@@ -415,6 +416,63 @@ def test_a_hanging_canary_delays_no_frame(start: Start, behaviour: Path) -> None
     assert engine.accelerator().fallbacks == 0  # it still does
 
 
+def test_two_at_work_are_both_answered_when_it_is_lost(start: Start, behaviour: Path) -> None:
+    for fault in ("abort", "fail", "hang"):
+        set_behaviour(behaviour)
+        engine = start()
+        until_served_by(engine, "edgetpu")
+        until_healthy(engine)
+        set_behaviour(behaviour, "absent", fault)
+        for seed in (5, 6):
+            engine.start(picture(seed))
+        for seed in (5, 6):
+            assert engine.finish()[0].tolist() == picture(seed).reshape(-1).tolist()
+            assert engine.info.backend == "cpu"
+        assert engine.accelerator().fallbacks == 1
+
+
+def test_pictures_are_answered_in_their_order(start: Start) -> None:
+    engine = start()
+    until_served_by(engine, "edgetpu")
+    assert engine.ahead == 1
+    engine.start(picture(0))
+    for seed in range(1, 50):
+        engine.start(picture(seed))
+        assert engine.finish()[0].tolist() == picture(seed - 1).reshape(-1).tolist()
+        assert engine.info.backend == "edgetpu"
+    engine.finish()
+
+
+def test_a_device_without_a_moment_of_rest_is_still_checked(start: Start, behaviour: Path) -> None:
+    engine = start(replace(FAST, check_every_s=0.05))
+    until_served_by(engine, "edgetpu")
+    set_behaviour(behaviour, running="wrong")
+    engine.start(picture(0))
+
+    def found_out() -> bool:  # there is always one at work
+        engine.start(picture(0))
+        engine.finish()
+        return engine.accelerator().fallbacks == 1
+
+    until(found_out, "a canary between frames")
+    engine.finish()
+
+
+def test_opened_anew_with_two_at_work(start: Start, behaviour: Path) -> None:
+    engine = start()
+    until_served_by(engine, "edgetpu")
+    set_behaviour(behaviour, running="slow")
+    for seed in (5, 6):
+        engine.start(picture(seed))
+    engine.reopen(lambda: ChildEngine(FACTORY, {"behaviour": str(behaviour)}, BOUNDS))
+    for seed in (5, 6):
+        assert engine.finish()[0].tolist() == picture(seed).reshape(-1).tolist()
+        assert engine.info.backend == "edgetpu"
+    assert engine.ahead == 0
+    until_served_by(engine, "edgetpu")
+    assert engine.accelerator().fallbacks == 0
+
+
 def test_opened_anew_without_a_fallback(start: Start, behaviour: Path) -> None:
     engine = start()
     until_served_by(engine, "edgetpu")
@@ -432,7 +490,7 @@ def test_opened_anew_without_a_fallback(start: Start, behaviour: Path) -> None:
 
 def test_opened_anew_while_it_is_being_opened(start: Start, behaviour: Path) -> None:
     set_behaviour(behaviour, "hang")
-    engine = start(bounds=Bounds(open_s=1.0))
+    engine = start(bounds=Bounds(open_s=600.0))
     until(behaviour.with_suffix(".hangs").exists, "the opening hangs")
     set_behaviour(behaviour)
     arguments = {"behaviour": str(behaviour), "backend": "faster"}
