@@ -100,15 +100,29 @@ def read_password(file: str) -> str:
 
     Empty when there is neither. Raises ConfigError for a file that cannot be read.
     """
-    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    path = Path(file) if file else Path(folder or "/nonexistent") / "mqtt-password"
-    if not file and not path.exists():
+    path = file or credential("mqtt-password")
+    if not path:
         return ""
     try:
-        return path.read_text(encoding="utf-8").strip("\r\n")
+        return Path(path).read_text(encoding="utf-8").strip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ConfigError(
             f"MQTT password {path}: cannot be read: {reason}",
             hint="a text file with the password alone, which this user may read",
         ) from error
+
+
+def credential(name: str) -> str:
+    """Return the path of a credential that systemd hands to the service; "" when there is none.
+
+    An empty one stands for none: a unit cannot say that a credential is optional, but can give an
+    empty default for it.
+    """
+    path = Path(os.environ.get("CREDENTIALS_DIRECTORY") or "/nonexistent", name)
+    try:
+        return str(path) if path.read_bytes().strip() else ""
+    except FileNotFoundError:
+        return ""
+    except OSError:  # whoever opens it says why it cannot be read
+        return str(path)
