@@ -1,46 +1,45 @@
 """The composition root of `run`: builds every part from the configuration, and takes it down.
 
-The only module that knows all the others.
+With `cameras`, `engines` and `publishers`, the only modules that know all the others.
 """
 
 from __future__ import annotations
 
 import logging
-import os
+import queue
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from edge_app.camera.mailbox import Feed, Mailboxes
-from edge_app.camera.opening import open_camera
+from edge_app import policy
 from edge_app.camera.sources import is_lossless, stall_bound_s
+from edge_app.cameras import open_cameras
 from edge_app.catalog import ModelFiles, resolve
-from edge_app.config import CameraConfig, Config, Mqtt
-from edge_app.config import Spool as SpoolConfig
-from edge_app.domain import Engine, Event, Label, Message, Publisher, Tensor
+from edge_app.config import Config
+from edge_app.control import Panel, Parts, Reception
+from edge_app.desk import Desk
+from edge_app.domain import Engine, Event, Frame, Label, Tensor
 from edge_app.engine.failover import FailoverEngine
-from edge_app.engines import open_engine
+from edge_app.engines import edgetpu_starter, open_engine
+from edge_app.errands import Errands
 from edge_app.errors import CameraError, CameraStalled, EdgeAppError, EngineError
-from edge_app.loop import Job, Loop, Prepared, preparer
-from edge_app.policy import Rules
+from edge_app.inference import Inbox
+from edge_app.loop import Job, Loop
 from edge_app.publish import wire
+from edge_app.publishers import publishing
+from edge_app.recorder import Recorder
 from edge_app.report import HealthReader, describe
+from edge_app.selftest import Subjects, run_selftest
 from edge_app.sensors.clock import read_clock
 from edge_app.sensors.sampler import Sampler
 from edge_app.service import notify
-from edge_app.service.notify import Notifier
+from edge_app.settings import Gate, Performance, Settings
 from edge_app.stop import Stop
 from edge_app.supervision import told
 from edge_app.task import classify
-
-if TYPE_CHECKING:
-    from edge_app.publish.link import Broker
-    from edge_app.publish.spool import Spool
+from edge_app.task.image import fit
+from edge_app.telemetry import Window
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,6 @@ log = logging.getLogger(__name__)
 # Python's default of 5 ms is longer than an inference; docs/performance.md has the figures.
 SWITCH_INTERVAL_S = 1e-4
 SHUTDOWN_S = 4.5  # to end capture and flush; goodbye and the disk get the rest of SIGTERM's 6 s
-MEMORY_MAX_BYTES = 32_000_000  # of messages while the disk takes none, however large it is
 
 
 def run(config: Config, asked_to_stop: Stop) -> None:
@@ -58,67 +56,192 @@ def run(config: Config, asked_to_stop: Stop) -> None:
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with ExitStack() as stack:
-        files = resolve(config.model.name, config.model.labels)
-        engine = open_engine(config.model, files)
-        stack.callback(engine.close)
-        topics = wire.Topics(config.mqtt.base, config.device.id)
-        publisher = stack.enter_context(publishing(config, topics))
+        Appliance(config, stack).run(asked_to_stop)
 
-        def offer_info() -> None:
-            info = describe(config, files, engine)
-            publisher.offer(wire.info_message(topics, info, time.monotonic_ns(), read_clock()))
 
-        def take_events() -> list[Event]:
-            events = engine.events() if isinstance(engine, FailoverEngine) else []
-            if events:  # another backend than before computes
-                offer_info()
-            return [*events, *sampler.events()]
+class Appliance:
+    """All parts, and what goes on between them. `stack` closes what is opened here."""
 
-        offer_info()
-        mailboxes = open_cameras(config.camera, engine.info.input_px)
-        sampler = stack.enter_context(Sampler(config.power.source))
-        health = HealthReader(engine, publisher, lambda: mailboxes.counters, sampler.newest)
-        job = replace(_job(config, files, engine, health), take_events=take_events)
-        notifier = notify.from_environment()
-        stack.callback(notifier.close)
-        job = told(job, notifier, engine, publisher)
-        loop = Loop(mailboxes, engine, publisher, topics, job)
+    def __init__(self, config: Config, stack: ExitStack) -> None:
+        self._config = config
+        self._recorder = Recorder()
+        self._files = resolve(config.model.name, config.model.labels)
+        self._engine = open_engine(config.model, self._files)
+        stack.callback(self._engine.close)
+        self._settings = _settings(config, self._engine)
+        self._topics = topics = wire.Topics(config.mqtt.base, config.device.id)
+        self._inbox: Inbox = queue.SimpleQueue()
+        births = [f"{config.mqtt.discovery_prefix}/status"] if config.mqtt.discovery_prefix else []
+        self._publisher = stack.enter_context(
+            publishing(
+                config,
+                topics,
+                subscriptions=[f"{topics.commands}+", *births],
+                on_received=lambda: self._inbox.put(self._take_in),
+                on_event=self._recorder.add_event,
+            )
+        )
+        self._say_info(self._settings)
+        self._gate = Gate()
+        self._mailboxes = open_cameras(config.camera, self._engine.info.input_px, self._gate.wait_s)
+        self._sampler = stack.enter_context(Sampler(config.power.source))
+        self._notifier = notify.from_environment()
+        stack.callback(self._notifier.close)
+        self._loop = self._make_loop()
+        self._errands = stack.enter_context(Errands())
+        panel = Panel(self._parts(), self._settings, topics, self._publisher)
+        # Below these nobody but the appliances themselves, and who commands them, has a say.
+        trees = [f"{config.mqtt.base}/", f"{config.mqtt.base}-cmd/"]
+        trees += [f"{config.mqtt.discovery_prefix}/"] if births else []
+        self._desk = Desk(panel, topics.commands, topics.reply, trees)
+        self._reception = Reception(
+            self._publisher,
+            topics,
+            desk=self._desk,
+            loop=self._loop,
+            errands=self._errands,
+            announce=self._announce,
+        )
 
-        def stop() -> None:
-            loop.stop()
-            mailboxes.wake()
-
-        asked_to_stop.answer_with(stop)
-        _serve(loop, mailboxes, publisher, topics, notifier)
-        lost = publisher.state()[0].dropped
-        if lost and not any(camera.loop for camera in config.camera.values()):
+    def run(self, asked_to_stop: Stop) -> None:
+        """Serve frames; see `run` above."""
+        asked_to_stop.answer_with(self._loop.stop)
+        asked_to_stop.dump_with(lambda: self._inbox.put(lambda: self._recorder.write("SIGUSR1")))
+        self._serve()
+        lost = self._publisher.state()[0].dropped
+        if lost and not any(camera.loop for camera in self._config.camera.values()):
             raise EdgeAppError(f"{lost} messages were lost", hint="the log says why, further up")
 
+    def _serve(self) -> None:
+        """Run the loop; whatever ends it, stop capture first and then flush, within a bound."""
+        ended_s = 0.0
+        try:
+            with self._mailboxes:
+                try:
+                    self._loop.run()
+                finally:
+                    ended_s = time.monotonic()
+                    self._notifier.stopping("ending: what is left goes to the broker or the disk")
+        except BaseException as error:
+            self._tell_end(error)
+            raise
+        finally:
+            if not self._publisher.drain(ended_s + SHUTDOWN_S - time.monotonic()):
+                waiting = self._publisher.state()[0].queued
+                log.warning("%d messages were not delivered before the end", waiting)
 
-def _serve(
-    loop: Loop,
-    mailboxes: Mailboxes[Prepared],
-    publisher: Publisher,
-    topics: wire.Topics,
-    notifier: Notifier,
-) -> None:
-    """Run the loop; whatever ends it, stop capture first and then flush, within a bound."""
-    ended_s = 0.0
-    try:
-        with mailboxes:
-            try:
-                loop.run()
-            finally:
-                ended_s = time.monotonic()
-                notifier.stopping("ending: what is left goes to the broker, or to the disk")
-    except (CameraError, EngineError) as error:
-        message = wire.event_message(topics, _event(error), time.monotonic_ns(), read_clock())
-        publisher.offer(message)
-        raise
-    finally:
-        if not publisher.drain(ended_s + SHUTDOWN_S - time.monotonic()):
-            waiting = publisher.state()[0].queued
-            log.warning("%d messages were not delivered before the end", waiting)
+    def _tell_end(self, error: BaseException) -> None:
+        """Leave word of why it ends: an event, if somebody can do something, and the record."""
+        if isinstance(error, (CameraError, EngineError)):
+            event = _event(error)
+            self._recorder.add_event(event)
+            now_ns, clock = time.monotonic_ns(), read_clock()
+            self._publisher.offer(wire.event_message(self._topics, event, now_ns, clock))
+        self._recorder.write(f"{type(error).__name__}: {error}")
+
+    def _make_loop(self) -> Loop:
+        seconds, health = self._health_reader(), self._health_reader()
+        recorder = self._recorder
+
+        def each_second(window: Window, now_ns: int) -> None:
+            recorder.add_second(seconds.read(window, now_ns), now_ns)
+            if self._loop.inference.idle:  # paused, or a slow camera's; who hangs is not idle
+                self._notifier.progressed()
+
+        job = _job(self._config, self._files, self._engine, health)
+        self._decode = job.decode
+        job = replace(job, take_events=self._take_events, each_second=each_second)
+        job = told(job, self._notifier, self._engine, self._publisher)
+        return Loop(
+            self._mailboxes, self._engine, self._publisher, self._topics, job, inbox=self._inbox
+        )
+
+    def _health_reader(self) -> HealthReader:
+        return HealthReader(
+            self._engine,
+            self._publisher,
+            lambda: self._mailboxes.counters,
+            self._sampler.newest,
+        )
+
+    def _parts(self) -> Parts:
+        """Return what commands act on."""
+        subjects = Subjects(
+            model=self._config.model,
+            files=self._files,
+            info=self._engine.info,
+            newest_frames=self._mailboxes.newest,
+            live_s={
+                name: stall_bound_s(camera.fps)
+                for name, camera in self._config.camera.items()
+                if not is_lossless(camera.source, fps=camera.fps, loop=camera.loop)
+            },
+            try_out=self._loop.inference.try_out,
+            newest_sample=self._sampler.fresh,
+            power_source=self._config.power.source,
+        )
+        return Parts(
+            loop=self._loop,
+            gate=self._gate,
+            recorder=self._recorder,
+            newest_frames=self._mailboxes.newest,
+            look_at=self._look_at,
+            selftest=lambda: run_selftest(subjects, self._errands.stopping),
+            reopen=self._reopen if isinstance(self._engine, FailoverEngine) else None,
+            settings_changed=self._say_info,
+            restart=self._loop.stop,
+        )
+
+    def _look_at(self, frame: Frame) -> tuple[Label, ...]:
+        """Say what one frame shows, as a result would. For any thread but the loop's."""
+        crop = self._config.camera[frame.camera].crop
+        trial = self._loop.inference.try_out(
+            fit(frame.pixels, self._engine.info.input_px, crop).pixels
+        )
+        labels = self._decode(trial.outputs, self._loop.rules.top_k)
+        return policy.shown(self._loop.rules, labels)
+
+    # What follows runs in the loop's thread.
+
+    def _take_in(self) -> None:
+        self._reception.take_in()
+
+    def _take_events(self) -> list[Event]:
+        engine = self._engine
+        events = engine.events() if isinstance(engine, FailoverEngine) else []
+        if self._engine.info.backend != self._backend_told:
+            self._say_info(self._settings)
+        events += [*self._sampler.events(), *self._desk.events(time.monotonic())]
+        for event in events:
+            self._recorder.add_event(event)
+        return events
+
+    def _say_info(self, settings: Settings) -> None:
+        self._settings = settings
+        self._backend_told = self._engine.info.backend
+        info = describe(self._config, self._files, self._engine, settings)
+        message = wire.info_message(self._topics, info, time.monotonic_ns(), read_clock())
+        self._publisher.offer(message)
+
+    def _announce(self) -> None:
+        """Say again what somebody who has just started cannot know."""
+        self._say_info(self._settings)
+        self._loop.repeat()
+
+    def _reopen(self, performance: Performance) -> None:
+        if isinstance(self._engine, FailoverEngine):
+            self._engine.reopen(edgetpu_starter(self._config.model, self._files, performance))
+
+
+def _settings(config: Config, engine: Engine) -> Settings:
+    """Return the configured values of what commands can change."""
+    has_edgetpu = isinstance(engine, FailoverEngine)
+    return Settings(
+        threshold=config.model.threshold,
+        top_k=config.model.top_k,
+        mode=config.publish.mode,
+        performance=config.model.performance if has_edgetpu else None,
+    )
 
 
 def _event(error: CameraError | EngineError) -> Event:
@@ -127,124 +250,20 @@ def _event(error: CameraError | EngineError) -> Event:
     return Event("camera_failed" if isinstance(error, CameraError) else "engine_failed", str(error))
 
 
-@contextmanager
-def publishing(config: Config, topics: wire.Topics) -> Iterator[Publisher]:
-    """Connect to the configured broker, or write JSON lines to stdout when there is none.
-
-    When the block ends, what the broker does not have goes to the disk.
-    """
-    if not config.mqtt.url:
-        from edge_app.publish.jsonl import JsonLinesPublisher
-
-        with closing(JsonLinesPublisher(sys.stdout.buffer)) as lines:
-            yield lines
-        return
-    from edge_app.publish.link import tls_context
-    from edge_app.publish.mqtt import MqttPublisher
-
-    broker = broker_of(config.mqtt, client_id=f"edge-app-{config.device.id}")
-    if broker.tls:
-        tls_context(broker)  # unusable certificates are the user's fault: say so now
-    with spooling(config.spool, topics) as spool:
-        publisher = MqttPublisher(
-            broker,
-            spool,
-            online=wire.status_message(topics, online=True),
-            offline=wire.status_message(topics, online=False),
-        )
-        try:
-            yield publisher
-        finally:
-            publisher.close()
-
-
-@contextmanager
-def spooling(config: SpoolConfig, topics: wire.Topics) -> Iterator[Spool]:
-    """Make the configured spool: in memory, and on a disk unless its path is empty."""
-    from edge_app.publish.keeper import Keeper
-    from edge_app.publish.spool import Spool
-
-    def as_message(event: Event) -> Message:
-        return wire.event_message(topics, event, time.monotonic_ns(), read_clock())
-
-    max_bytes = config.max_mb * 1_000_000
-    if not config.path:
-        yield Spool(max_bytes, as_message)
-        return
-    spool = Spool(min(max_bytes, MEMORY_MAX_BYTES), as_message)
-    keeper = Keeper(spool, spool_path(config.path), max_bytes)
-    try:
-        yield spool
-    finally:
-        keeper.close()
-
-
-def spool_path(configured: str) -> Path:
-    """Return where the spool is: systemd's state directory stands for the default's folder."""
-    state_dir = os.environ.get("STATE_DIRECTORY", "")
-    if configured == SpoolConfig().path and state_dir:
-        return Path(state_dir) / Path(configured).name
-    return Path(configured)
-
-
-def broker_of(mqtt: Mqtt, client_id: str) -> Broker:
-    """Return where the configured broker is and how to be let in."""
-    from edge_app.publish.link import Broker, read_password
-
-    url = urlsplit(mqtt.url)
-    return Broker(
-        host=url.hostname or "",
-        port=url.port or (8883 if url.scheme == "mqtts" else 1883),
-        client_id=client_id,
-        tls=url.scheme == "mqtts",
-        username=mqtt.username,
-        password=read_password(mqtt.password_file),
-        ca_file=mqtt.ca_file,
-        cert_file=mqtt.cert_file,
-        key_file=mqtt.key_file,
-        only_3_1_1=mqtt.version == "3.1.1",
-    )
-
-
-def open_cameras(
-    cameras: Mapping[str, CameraConfig], input_px: tuple[int, int]
-) -> Mailboxes[Prepared]:
-    """Make every configured camera and its capture thread; they start on `with`."""
-    feeds = {
-        name: Feed(
-            open_camera(
-                name,
-                camera.source,
-                size_px=camera.size_px,
-                fps=camera.fps,
-                loop=camera.loop,
-                cover_px=input_px,
-            ),
-            lossless=is_lossless(camera.source, fps=camera.fps, loop=camera.loop),
-            stall_s=stall_bound_s(camera.fps),
-        )
-        for name, camera in cameras.items()
-    }
-    crops = {name: camera.crop for name, camera in cameras.items()}
-    return Mailboxes(feeds, preparer(input_px, crops))
-
-
 def _job(config: Config, files: ModelFiles, engine: Engine, health: HealthReader) -> Job:
     spec = engine.info.outputs[0]
     labels = classify.fit_labels(files.labels, spec.shape[-1]) if files.labels else ()
-    # The policy smooths over labels below the threshold too, and over more than may be shown.
-    considered = max(config.model.top_k, 5)
 
-    def decode(outputs: list[Tensor]) -> tuple[Label, ...]:
-        return classify.decode(classify.scores(outputs[0], spec), labels, considered, 0.0)
+    def decode(outputs: list[Tensor], count: int) -> tuple[Label, ...]:
+        return classify.decode(classify.scores(outputs[0], spec), labels, count, 0.0)
 
     return Job(
         task="classify",
         model=engine.info.model,
-        top_k=config.model.top_k,
-        rules=Rules(
+        rules=policy.Rules(
             mode=config.publish.mode,
             threshold=config.model.threshold,
+            top_k=config.model.top_k,
             heartbeat_s=config.publish.heartbeat_s,
             smoothing_s=config.publish.smoothing_s,
             hysteresis=config.publish.hysteresis,

@@ -203,8 +203,11 @@ def _names(text: str) -> list[str]:
 
 
 def _run(args: argparse.Namespace) -> int:
+    import faulthandler
+
     from edge_app.stop import Stop
 
+    faulthandler.enable()  # where every thread was, when a library crashes or the watchdog strikes
     asked_to_stop = Stop()
     with asked_to_stop.on_signals():  # before the imports, which take most of the start
         from edge_app import appliance, config

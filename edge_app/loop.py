@@ -1,29 +1,25 @@
-"""The only loop: the newest frame goes through the engine, and what it showed goes out.
+"""The only loop: what the engine answers is decoded, judged and published here, in order.
 
-The engine's thread takes the next frame (already fitted, in its capture thread) as soon as it has
-answered the last one; the loop's thread decodes, judges and publishes the answers, in order. So no
-thread has to be woken between two inferences.
+It also keeps time: statistics, events, and whatever was asked for with `call_soon`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import heapq
+import itertools
 import queue
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from edge_app import policy
 from edge_app.domain import (
     Engine,
     Event,
-    Frame,
     Health,
     Label,
     Message,
-    Pixels,
     Publisher,
     Result,
     Tensor,
@@ -31,80 +27,44 @@ from edge_app.domain import (
     WallClock,
 )
 from edge_app.errors import CameraEnded
+from edge_app.inference import Answer, Frames, Inbox, Inference
 from edge_app.policy import Rules
 from edge_app.publish import wire
-from edge_app.task.image import Crop, fit
 from edge_app.telemetry import Window
 
-_CLOCK_EVERY_NS = 1_000_000_000
+_SECOND_NS = 1_000_000_000
 _DRAIN_STEP_S = 0.2
-_LOOK_UP_S = 0.5  # the engine's thread looks up this often, should nobody wake it
-_UNDECODED_LIMIT = 2  # one frame at work and one answered; more would only be older when published
+_CONSIDERED = 5  # the rules smooth over labels below the threshold too, and more than may be shown
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A frame at the model's size, ready for the engine."""
-
-    camera: str
-    seq: int
-    captured_ns: int
-    pixels: Pixels
-    preprocess_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the engine made of one prepared frame, and when."""
-
-    prepared: Prepared
-    outputs: list[Tensor]
-    backend: str
-    started_ns: int
-    ended_ns: int
-
-
-class Frames(Protocol):
-    """Where prepared frames come from (`camera.mailbox.Mailboxes`)."""
-
-    def take(self, timeout_s: float) -> Prepared | None: ...
+def _nothing(_window: Window, _now_ns: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """What to make of the frames.
 
-    `decode` turns raw outputs into labels, best first, more than `top_k` and below the threshold
-    too, because the rules look at those as well. `read_health`
+    `decode` turns raw outputs into so many labels, best first, whatever their score. `read_health`
     reports on the window it is given. `stats_every_s`: how often that is published. `take_events`
-    returns what happened since it was last called.
+    returns what happened since it was last called. `each_second` gets every second's window.
     """
 
     task: str
     model: str
-    top_k: int
     rules: Rules
-    decode: Callable[[list[Tensor]], tuple[Label, ...]]
+    decode: Callable[[list[Tensor], int], tuple[Label, ...]]
     read_clock: Callable[[], WallClock]
     read_health: Callable[[Window, int], Health]
     stats_every_s: float
     take_events: Callable[[], Sequence[Event]] = tuple
-
-
-def preparer(size_px: tuple[int, int], crops: Mapping[str, Crop]) -> Callable[[Frame], Prepared]:
-    """Return what fits a camera's frames to the model's input of `size_px` (width, height)."""
-
-    def prepare(frame: Frame) -> Prepared:
-        start_ns = time.monotonic_ns()
-        pixels = fit(frame.pixels, size_px, crops[frame.camera]).pixels
-        spent_ms = _ms(start_ns, time.monotonic_ns())
-        return Prepared(frame.camera, frame.seq, frame.captured_ns, pixels, spent_ms)
-
-    return prepare
+    each_second: Callable[[Window, int], None] = _nothing
 
 
 class Loop:
-    """Runs until `stop` or the end of every camera. `run` may be called once."""
+    """Runs until `stop` or the end of every camera. `run` may be called once.
+
+    `rules` may be replaced while it runs, by what runs in its thread.
+    """
 
     def __init__(
         self,
@@ -113,82 +73,83 @@ class Loop:
         publisher: Publisher,
         topics: wire.Topics,
         job: Job,
+        *,
+        inbox: Inbox | None = None,
     ) -> None:
-        self._frames = frames
-        self._engine = engine
+        self._inbox: Inbox = inbox if inbox is not None else queue.SimpleQueue()
+        self.inference = Inference(frames, engine, self._inbox)
+        self.rules = job.rules
         self._publisher = publisher
         self._topics = topics
         self._job = job
         self._states: dict[str, policy.State] = {}
+        self._to_repeat: set[str] = set()
         self._stopping = False
-        self._failure: BaseException | None = None
-        self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()  # None: the end
-        self._turns: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for each frame let in
-        for _ in range(_UNDECODED_LIMIT):
-            self._turns.put(None)
+        self._calls: list[tuple[int, int, Callable[[], None]]] = []  # a heap: when due, order
+        self._order = itertools.count()
         now_ns = time.monotonic_ns()
         self._window = Window(now_ns)
+        self._second = Window(now_ns)
         self._clock = job.read_clock()
-        self._clock_read_ns = now_ns
+        self._stats: Message | None = None
 
     def stop(self) -> None:
-        """End `run` soon. Safe in a signal handler; wake the frames' `take` as well."""
+        """End `run` soon. Safe in a signal handler."""
         self._stopping = True
+        self.inference.stop()
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Call `function` in the loop's thread. For any thread, and for signal handlers."""
+        self._inbox.put(function)
+
+    def call_later(self, delay_s: float, function: Callable[[], None]) -> None:
+        """Call `function` in this thread, the loop's, after `delay_s`."""
+        due_ns = time.monotonic_ns() + int(delay_s * 1e9)
+        heapq.heappush(self._calls, (due_ns, next(self._order), function))
+
+    def repeat(self) -> None:
+        """Say again what somebody who has just come has missed: statistics, and a result each."""
+        self._to_repeat.update(self._states)
+        if self._stats is not None:
+            self._publisher.offer(self._stats)
 
     def run(self) -> None:
         """Serve frames. Raises what a camera or the engine raised."""
-        worker = threading.Thread(target=self._infer_all, name="engine")
-        worker.start()
+        self.inference.start()
         try:
             self._serve()
         except CameraEnded:
             self._finish_delivery()
         finally:
             self._stopping = True
-            self._turns.put(None)
-            worker.join()
-
-    def _infer_all(self) -> None:
-        """Thread of the engine: infer on what comes, until `stop` or a failure."""
-        try:
-            while not self._stopping:
-                self._turns.get()
-                prepared = None
-                while prepared is None and not self._stopping:
-                    prepared = self._frames.take(_LOOK_UP_S)
-                if prepared is not None:
-                    self._answers.put(self._infer(prepared))
-        except BaseException as error:  # noqa: BLE001 - raised by run(), in its caller's thread
-            self._failure = error
-        self._answers.put(None)
-
-    def _infer(self, prepared: Prepared) -> Answer:
-        started_ns = time.monotonic_ns()
-        outputs = self._engine.run(prepared.pixels)
-        ended_ns = time.monotonic_ns()
-        return Answer(prepared, outputs, self._engine.info.backend, started_ns, ended_ns)
+            self.inference.stop()
+            self.inference.join()
 
     def _serve(self) -> None:
         """Conclude every answer and keep time, until the engine's thread has come to its end."""
         while True:
             with contextlib.suppress(queue.Empty):
-                answer = self._answers.get(timeout=self._until_tick_s())
-                if answer is None:
+                item = self._inbox.get(timeout=self._until_due_s())
+                if item is None:
                     break
-                self._conclude(answer)
-                self._turns.put(None)
+                if isinstance(item, Answer):
+                    self._conclude(item)
+                    self.inference.concluded()
+                else:
+                    item()
             self._tick()
-        if self._failure is not None:
-            raise self._failure
+        self.inference.raise_failure()
 
     def _conclude(self, answer: Answer) -> None:
         """Decode, judge, publish, count."""
-        prepared = answer.prepared
+        prepared, rules = answer.prepared, self.rules
         decode_ns = time.monotonic_ns()
-        labels = self._job.decode(answer.outputs)
+        labels = self._job.decode(answer.outputs, max(rules.top_k, _CONSIDERED))
         before = self._states.get(prepared.camera, policy.State())
-        rules = self._job.rules
-        state, trigger = policy.decide(rules, before, labels, prepared.captured_ns / 1e9)
+        repeat = prepared.camera in self._to_repeat
+        self._to_repeat.discard(prepared.camera)
+        now_s = prepared.captured_ns / 1e9
+        state, trigger = policy.decide(rules, before, labels, now_s, repeat=repeat)
         self._states[prepared.camera] = state
         invoke_ms = _ms(answer.started_ns, answer.ended_ns)
         if trigger is not None:
@@ -199,12 +160,14 @@ class Loop:
                 postprocess_ms=_ms(decode_ns, time.monotonic_ns()),
             )
             self._publisher.offer(self._message(answer, labels, timing, trigger))
-            self._window.published += 1
-        self._window.add(
-            preprocess_ms=prepared.preprocess_ms,
-            invoke_ms=invoke_ms,
-            end_to_end_ms=_ms(prepared.captured_ns, time.monotonic_ns()),
-        )
+        end_to_end_ms = _ms(prepared.captured_ns, time.monotonic_ns())
+        for window in (self._window, self._second):
+            window.published += trigger is not None
+            window.add(
+                preprocess_ms=prepared.preprocess_ms,
+                invoke_ms=invoke_ms,
+                end_to_end_ms=end_to_end_ms,
+            )
 
     def _message(
         self,
@@ -213,8 +176,7 @@ class Loop:
         timing: Timing,
         trigger: policy.Trigger,
     ) -> Message:
-        prepared, threshold = answer.prepared, self._job.rules.threshold
-        shown = tuple(label for label in labels[: self._job.top_k] if label.score >= threshold)
+        prepared = answer.prepared
         result = Result(
             camera=prepared.camera,
             frame=prepared.seq,
@@ -222,7 +184,7 @@ class Loop:
             task=self._job.task,
             model=self._job.model,
             backend=answer.backend,
-            labels=shown,
+            labels=policy.shown(self.rules, labels),
             timing=timing,
             trigger=trigger,
         )
@@ -231,10 +193,13 @@ class Loop:
     def _tick(self) -> None:
         """Do what is due by the clock."""
         now_ns = time.monotonic_ns()
-        if now_ns - self._clock_read_ns >= _CLOCK_EVERY_NS:
-            self._clock = self._job.read_clock()
-            self._clock_read_ns = now_ns
+        while self._calls and self._calls[0][0] <= now_ns:
+            heapq.heappop(self._calls)[2]()
         self._publish_events(now_ns)
+        if now_ns - self._second.started_ns >= _SECOND_NS:
+            self._clock = self._job.read_clock()
+            self._job.each_second(self._second, now_ns)
+            self._second = Window(now_ns)
         if now_ns - self._window.started_ns >= self._job.stats_every_s * 1e9:
             self._publish_stats(now_ns)
 
@@ -246,12 +211,16 @@ class Loop:
         health = self._job.read_health(self._window, now_ns)
         # Whoever reads a retained report can tell from its absence that none came for three turns.
         expiry_s = max(1, round(3 * self._job.stats_every_s))
-        message = wire.stats_message(self._topics, health, now_ns, self._clock, expiry_s)
-        self._publisher.offer(message)
+        self._stats = wire.stats_message(self._topics, health, now_ns, self._clock, expiry_s)
+        self._publisher.offer(self._stats)
         self._window = Window(now_ns)
 
-    def _until_tick_s(self) -> float:
-        due_ns = self._window.started_ns + self._job.stats_every_s * 1e9
+    def _until_due_s(self) -> float:
+        due_ns = min(
+            self._window.started_ns + self._job.stats_every_s * 1e9,
+            self._second.started_ns + _SECOND_NS,
+            self._calls[0][0] if self._calls else float("inf"),
+        )
         return max(0.0, (due_ns - time.monotonic_ns()) / 1e9)
 
     def _finish_delivery(self) -> None:

@@ -22,6 +22,7 @@ class Rules:
     `smoothing_s`) is another one, and `heartbeat_s` after the last message (0: never).
     A label takes the lead at `threshold`, from another only by `hysteresis` more than its score,
     and loses it to nothing below `threshold - hysteresis`. Changes are `min_interval_s` apart.
+    A result shows at most `top_k` labels.
     """
 
     mode: Literal["every", "changes"] = "changes"
@@ -30,6 +31,7 @@ class Rules:
     smoothing_s: float = 0.5
     hysteresis: float = 0.1
     min_interval_s: float = 1.0
+    top_k: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,36 +46,40 @@ class State:
 
 
 def decide(
-    rules: Rules, state: State, labels: Sequence[Label], now_s: float
+    rules: Rules, state: State, labels: Sequence[Label], now_s: float, *, repeat: bool = False
 ) -> tuple[State, Trigger | None]:
     """Take in one frame's `labels` (best first, below the threshold too); say why to send it.
 
     A change is sent with the first frame that itself shows the new leader, so that a message never
-    contradicts the reason for it.
+    contradicts the reason for it. With `repeat` a heartbeat is due now.
     """
     smoothed = _smooth(state.smoothed, labels, _weight(now_s - state.updated_s, rules.smoothing_s))
     leader = _lead(rules, smoothed, state.leader)
     state = replace(state, smoothed=smoothed, updated_s=now_s, leader=leader)
-    trigger = _trigger(rules, state, _shown(rules, labels), now_s)
+    first = next((label.index for label in shown(rules, labels)), None)
+    trigger = _trigger(rules, state, first, now_s)
+    if trigger is None and repeat:
+        trigger = "heartbeat"
     if trigger is not None:
-        state = replace(state, sent=_shown(rules, labels), sent_s=now_s)
+        state = replace(state, sent=first, sent_s=now_s)
     return state, trigger
 
 
-def _trigger(rules: Rules, state: State, shown: int | None, now_s: float) -> Trigger | None:
+def shown(rules: Rules, labels: Sequence[Label]) -> tuple[Label, ...]:
+    """Return those of `labels` (best first) that a result shows."""
+    return tuple(label for label in labels[: rules.top_k] if label.score >= rules.threshold)
+
+
+def _trigger(rules: Rules, state: State, first: int | None, now_s: float) -> Trigger | None:
     if rules.mode == "every":
         return "every"
     silent_s = now_s - state.sent_s
     is_news = state.leader != state.sent or math.isinf(silent_s)
-    if is_news and shown == state.leader and silent_s >= rules.min_interval_s:
+    if is_news and first == state.leader and silent_s >= rules.min_interval_s:
         return "change"
     if rules.heartbeat_s and silent_s >= rules.heartbeat_s:
         return "heartbeat"
     return None
-
-
-def _shown(rules: Rules, labels: Sequence[Label]) -> int | None:
-    return labels[0].index if labels and labels[0].score >= rules.threshold else None
 
 
 def _weight(elapsed_s: float, time_constant_s: float) -> float:

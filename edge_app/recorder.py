@@ -1,13 +1,119 @@
-"""The flight recorder: the last minute, in memory, to tell why the appliance ended."""
+"""The flight recorder: the last minute, in memory, to tell why the appliance ended.
+
+Nothing is written while all is well, so it wears no SD card.
+"""
 
 from __future__ import annotations
 
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+
+import msgspec
 from msgspec import Struct
+
+from edge_app.domain import Event, Health, Percentiles
+
+log = logging.getLogger(__name__)
+
+SECONDS = 60
+_EVENTS = 50
+_MAX_MESSAGE = 300  # characters of an event's
+# systemd's journal cuts a line of standard error in two after 48 KiB (LineMax=).
+MAX_BYTES = 40_000
+
+Cell = float | str | None
 
 
 class FlightRecord(Struct, frozen=True):
-    """The last 60 s, oldest first: `seconds` has a row a second of what `columns` names."""
+    """What happened last, oldest first. `reason`: why it is asked for.
 
+    `seconds`: a row for each of the last 60 s, of what `columns` names. `events`: the last 50,
+    whenever they were; `uptime_ms` as everywhere.
+    """
+
+    reason: str
     columns: list[str]
-    seconds: list[list[float | str | None]]
-    events: list[dict[str, object]]
+    seconds: list[list[Cell]]
+    events: list[dict[str, Cell]]
+
+
+def _percentiles(stage: str) -> dict[str, Callable[[Health], Cell]]:
+    def of(health: Health, which: str) -> Cell:
+        found: Percentiles | None = health.latency_ms[stage]
+        return None if found is None else float(getattr(found, which))
+
+    return {
+        f"{stage}_p50_ms": lambda health: of(health, "p50"),
+        f"{stage}_p95_ms": lambda health: of(health, "p95"),
+        f"{stage}_max_ms": lambda health: of(health, "max"),
+    }
+
+
+_CELLS: Mapping[str, Callable[[Health], Cell]] = {
+    "captured_fps": lambda health: health.fps.captured,
+    "inferred_fps": lambda health: health.fps.inferred,
+    "published_fps": lambda health: health.fps.published,
+    "dropped": lambda health: health.frames.dropped,
+    "gated": lambda health: health.frames.gated,
+    "corrupt": lambda health: health.frames.corrupt,
+    **_percentiles("preprocess"),
+    **_percentiles("invoke"),
+    **_percentiles("end_to_end"),
+    "backend": lambda health: health.backend,
+    "accelerator": lambda health: health.accelerator.state,
+    "queued": lambda health: health.spool.queued,
+    "lost": lambda health: health.spool.dropped,
+    "connects": lambda health: health.mqtt.connects,
+    "rss_mb": lambda health: health.process.rss_mb,
+    "cpu_percent": lambda health: health.process.cpu_percent,
+    "watts": lambda health: health.power.watts,
+    "soc_c": lambda health: health.thermal_c.soc,
+    "tpu_c": lambda health: health.thermal_c.tpu,
+    "throttled": lambda health: (
+        None if health.throttled.now is None else " ".join(health.throttled.now)
+    ),
+}
+COLUMNS = ["uptime_ms", *_CELLS]
+
+
+class Recorder:
+    """Keeps what was said last. Every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[tuple[int, Health]] = deque(maxlen=SECONDS)
+        self._events: deque[tuple[int, Event]] = deque(maxlen=_EVENTS)
+
+    def add_second(self, health: Health, now_ns: int) -> None:
+        """Keep the report on one second."""
+        self._seconds.append((now_ns, health))
+
+    def add_event(self, event: Event) -> None:
+        """Keep what has just happened."""
+        self._events.append((time.monotonic_ns(), event))
+
+    def record(self, reason: str) -> FlightRecord:
+        """Return what there is, at most MAX_BYTES as JSON: the oldest events are left out first."""
+        rows = [
+            [now_ns // 1_000_000, *(cell(health) for cell in _CELLS.values())]
+            for now_ns, health in self._seconds.copy()
+        ]
+        events = [_told(now_ns, event) for now_ns, event in self._events.copy()]
+        record = FlightRecord(reason[:_MAX_MESSAGE], COLUMNS, rows, events)
+        while events and len(msgspec.json.encode(record)) > MAX_BYTES:
+            del events[0]
+        return record
+
+    def write(self, reason: str) -> None:
+        """Log everything as one line of JSON."""
+        line = msgspec.json.encode(self.record(reason)).decode()
+        log.error("flight recorder: %s", line)
+
+
+def _told(now_ns: int, event: Event) -> dict[str, Cell]:
+    return {
+        "uptime_ms": now_ns // 1_000_000,
+        "event": event.kind,
+        "message": event.message[:_MAX_MESSAGE],
+    }

@@ -26,6 +26,7 @@ from edge_app.engine.failover import FailoverEngine
 from edge_app.sensors.energy import PowerReport
 from edge_app.sensors.process import ProcessMeter
 from edge_app.sensors.sampler import Sample
+from edge_app.settings import Settings
 from edge_app.telemetry import Window
 
 
@@ -54,6 +55,7 @@ class HealthReader:
             captured=sum(counters.captured for counters in each),
             dropped=sum(counters.dropped for counters in each),
             corrupt=sum(counters.corrupt for counters in each),
+            gated=sum(counters.gated for counters in each),
         )
         before, self._before = self._before, total
         engine = self._engine
@@ -62,7 +64,7 @@ class HealthReader:
             captured=total.captured - before.captured,
             inferred=window.inferred,
             dropped=total.dropped - before.dropped,
-            gated=0,  # nothing leaves frames out yet
+            gated=total.gated - before.gated,
             corrupt=total.corrupt - before.corrupt,
         )
         sample = self._sample(now_ns)
@@ -98,9 +100,11 @@ class Info(msgspec.Struct):
     backend: str
     model: dict[str, object]
     cameras: dict[str, dict[str, object]]
+    settings: Settings
 
 
-def describe(config: Config, files: ModelFiles, engine: Engine) -> Info:
+def describe(config: Config, files: ModelFiles, engine: Engine, settings: Settings) -> Info:
+    """Say what this appliance is, and which `settings` are in effect."""
     return Info(
         device={
             "id": config.device.id,
@@ -120,6 +124,7 @@ def describe(config: Config, files: ModelFiles, engine: Engine) -> Info:
             name: {"source": redacted(camera.source), "fps": camera.fps, "crop": camera.crop}
             for name, camera in config.camera.items()
         },
+        settings=settings,
     )
 
 

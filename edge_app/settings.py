@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Literal
 
 from msgspec import Struct
@@ -23,3 +25,34 @@ class Settings(Struct, frozen=True):
     fps: float = 0.0
     paused: bool = False
     performance: Performance | None = None
+
+
+class Gate:
+    """Lets through those of the captured frames that the settings want inferred.
+
+    `paused`, `fps`: as in `Settings`, set from any thread.
+    """
+
+    def __init__(self) -> None:
+        self.paused = False
+        self.fps = 0.0
+        self._due_ns: dict[str, int] = {}
+
+    def wait_s(self, camera: str) -> float:
+        """Return how long a camera's next frame has to wait; 0: it may pass, and is counted.
+
+        A frame may come half a period early, since cameras are not punctual, but the frames after
+        it must make up for that.
+        """
+        fps, now_ns = self.fps, time.monotonic_ns()
+        if self.paused:
+            return math.inf
+        if not fps:
+            return 0.0
+        period_ns = int(1e9 / fps)
+        # Not later than a period from now: `fps` may have been far lower a moment ago.
+        due_ns = min(self._due_ns.get(camera, now_ns), now_ns + period_ns)
+        if due_ns - now_ns > period_ns // 2:
+            return (due_ns - now_ns) / 1e9
+        self._due_ns[camera] = max(due_ns + period_ns, now_ns)
+        return 0.0

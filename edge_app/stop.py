@@ -1,4 +1,7 @@
-"""SIGTERM and SIGINT: asked at any time, answered as soon as there is something to stop."""
+"""Signals: asked at any time, answered as soon as there is something that can.
+
+SIGTERM and SIGINT ask the process to end, SIGUSR1 for the flight recorder.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ class Stop:
     def __init__(self) -> None:
         self._asked = ""
         self._answer: Callable[[], None] | None = None
+        self._dump: Callable[[], None] | None = None
 
     def answer_with(self, answer: Callable[[], None]) -> None:
         """Call `answer` when asked, at once if that has happened. It must be safe in a handler."""
@@ -24,10 +28,14 @@ class Stop:
         if self._asked:
             answer()
 
+    def dump_with(self, dump: Callable[[], None]) -> None:
+        """Call `dump` at SIGUSR1 from now on. It must be safe in a handler."""
+        self._dump = dump
+
     @contextmanager
     def on_signals(self) -> Iterator[None]:
         """Listen while the block runs; the handlers found are put back."""
-        numbers = (signal.SIGTERM, signal.SIGINT)
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
         before = {number: signal.signal(number, self._handle) for number in numbers}
         try:
             yield
@@ -39,6 +47,10 @@ class Stop:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         # No logging here: the signal may have come in the middle of it.
+        if number == signal.SIGUSR1:
+            if self._dump is not None:
+                self._dump()
+            return
         self._asked = signal.Signals(number).name
         if self._answer is not None:
             self._answer()

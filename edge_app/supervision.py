@@ -13,8 +13,8 @@ from edge_app.telemetry import Window
 def told(job: Job, notifier: Notifier, engine: Engine, publisher: Publisher) -> Job:
     """Return the job, of which `notifier` hears: each completed step, and each report."""
 
-    def decode(outputs: list[Tensor]) -> tuple[Label, ...]:
-        labels = job.decode(outputs)
+    def decode(outputs: list[Tensor], count: int) -> tuple[Label, ...]:
+        labels = job.decode(outputs, count)
         notifier.completed(lambda: f"{engine.info.backend}; {broker_line(*publisher.state())}")
         return labels
 

@@ -197,14 +197,15 @@ def _golden(
         values = scores(raw, engine.info.outputs[0])
         faults += [
             Fault("golden", f"{golden.image}: {why}")
-            for why in _differs(values, golden.top, passport.tolerance)
+            for why in differs(values, golden.top, passport.tolerance)
         ]
     return faults
 
 
-def _differs(
+def differs(
     values: NDArray[np.float32], top: tuple[tuple[int, float], ...], tolerance: float
 ) -> list[str]:
+    """Say how scores differ from a golden image's best classes, (index, score) each."""
     faults = []
     first = top[0][0]
     if max(index for index, _ in top) >= len(values):

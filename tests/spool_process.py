@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 from edge_app import config
-from edge_app.appliance import publishing
 from edge_app.domain import Delivery, Message
 from edge_app.publish.wire import Topics
+from edge_app.publishers import publishing
 
 
 def main(file: str, rate_hz: str) -> None:

@@ -26,6 +26,7 @@ JOIN_S = 3.5  # longer than the longest wait of a camera that nothing can interr
 # A camera reports its own stall at `stall_s`, and can say more about it; the watch comes after,
 # for the one that hangs inside a library.
 WATCH_FACTOR = 1.25
+_GATE_S = 0.1  # how often a recording asks whether it may go on
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +44,12 @@ class Feed:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Frames since the start: read, overwritten before they were taken, undecodable."""
+    """Frames since the start: read, overwritten before they were taken, undecodable, left out."""
 
     captured: int = 0
     dropped: int = 0
     corrupt: int = 0
+    gated: int = 0
 
 
 class _Box(Generic[T]):
@@ -60,7 +62,8 @@ class _Box(Generic[T]):
         self.slot: tuple[T] | None = None  # a tuple, so that None may be an item
         self.finished = False
         self.failure: BaseException | None = None
-        self.captured = self.dropped = self.corrupt = 0
+        self.captured = self.dropped = self.corrupt = self.gated = 0
+        self.newest: Frame | None = None
         self.watched_since_ns = time.monotonic_ns()
 
     def stalls_at_ns(self) -> int:
@@ -91,11 +94,18 @@ class Mailboxes(Generic[T]):
     """The newest prepared frame of every camera. Use as a context manager, `take` from one thread.
 
     `prepare` turns a frame into what the consumer wants; it runs in the capture thread, so that it
-    overlaps the consumer's work.
+    overlaps the consumer's work. `wait_s` says how long a camera's frame has to wait before it may
+    pass: a live frame that has to is left out and counted, a recording waits.
     """
 
-    def __init__(self, feeds: Mapping[str, Feed], prepare: Callable[[Frame], T]) -> None:
+    def __init__(
+        self,
+        feeds: Mapping[str, Feed],
+        prepare: Callable[[Frame], T],
+        wait_s: Callable[[str], float] = lambda _: 0.0,
+    ) -> None:
         self._prepare = prepare
+        self._wait_s = wait_s
         self._stopping = threading.Event()
         self._boxes: list[_Box[T]] = [_Box(name, feed) for name, feed in feeds.items()]
         self._threads = [
@@ -138,7 +148,14 @@ class Mailboxes(Generic[T]):
 
     @property
     def counters(self) -> dict[str, Counters]:
-        return {box.name: Counters(box.captured, box.dropped, box.corrupt) for box in self._boxes}
+        return {
+            box.name: Counters(box.captured, box.dropped, box.corrupt, box.gated)
+            for box in self._boxes
+        }
+
+    def newest(self) -> dict[str, Frame | None]:
+        """Return each camera's newest frame, whether or not it was let through or taken."""
+        return {box.name: box.newest for box in self._boxes}
 
     def wake(self) -> None:
         """Make the current or next `take` return None. Safe in signal handlers and any thread."""
@@ -206,8 +223,19 @@ class Mailboxes(Generic[T]):
             box.corrupt += 1
             return
         box.captured += 1
-        if box.put(self._prepare(frame), self._stopping):
+        box.newest = frame
+        if self._passes(box) and box.put(self._prepare(frame), self._stopping):
             self._ready.put(box)
+
+    def _passes(self, box: _Box[T]) -> bool:
+        while (wait_s := self._wait_s(box.name)) > 0:
+            box.watched_since_ns = time.monotonic_ns()  # the camera is not to blame
+            if not box.feed.lossless:
+                box.gated += 1
+                return False
+            if self._stopping.wait(min(wait_s, _GATE_S)):
+                return False
+        return True
 
 
 def _waited_s(box: _Box[T], now_ns: int) -> float:

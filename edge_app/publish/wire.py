@@ -93,6 +93,15 @@ class StatsRecord(_Stamped, kw_only=True):
     mqtt: MqttState
 
 
+class ReplyRecord(_Stamped, kw_only=True):
+    """The answer to a command: `result` when `ok`, else the `reason` it was refused for."""
+
+    command: str
+    ok: bool
+    reason: str | None
+    result: object
+
+
 class Topics:
     """The topics of one device: `BASE/ID/KIND`; commands come in on `commands` and their name.
 
@@ -174,6 +183,32 @@ def info_message(topics: Topics, info: object, now_ns: int, clock: WallClock) ->
     return Message(topics.info, payload, Delivery.STATE, retain=True)
 
 
+def reply_message(
+    topic: str,
+    now_ns: int,
+    clock: WallClock,
+    *,
+    command: str,
+    result: object,
+    reason: str = "",
+    correlation: bytes = b"",
+) -> Message:
+    """Encode the answer to a command: its `result`, a record, or with a `reason` the refusal."""
+    record = ReplyRecord(
+        **_stamp(now_ns, clock),
+        command=command,
+        ok=not reason,
+        reason=reason or None,
+        result=None if reason else result,
+    )
+    return Message(topic, _encode(record), Delivery.REPLY, correlation=correlation)
+
+
+def snapshot_message(topics: Topics, jpeg: bytes) -> Message:
+    """Wrap a picture that is news for a minute."""
+    return Message(topics.snapshot, jpeg, Delivery.VOLATILE, expiry_s=60, content_type="image/jpeg")
+
+
 def status_message(topics: Topics, *, online: bool) -> Message:
     """Say whether the appliance is there."""
     return Message(topics.status, ONLINE if online else OFFLINE, Delivery.STATE, retain=True)
@@ -184,10 +219,15 @@ def with_seq(payload: bytes, seq: int) -> bytes:
     return b'{"seq":%d,' % seq + payload[1:]
 
 
+def utc(monotonic_ns: int, clock: WallClock) -> str:
+    """Return that moment as ISO 8601 with milliseconds."""
+    moment = datetime.fromtimestamp((monotonic_ns + clock.utc_minus_monotonic_ns) / 1e9, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def _stamp(monotonic_ns: int, clock: WallClock) -> dict[str, Any]:
-    utc = datetime.fromtimestamp((monotonic_ns + clock.utc_minus_monotonic_ns) / 1e9, UTC)
     return {
-        "ts": utc.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "ts": utc(monotonic_ns, clock),
         "clock_synced": clock.synced,
         "uptime_ms": monotonic_ns // _NS_PER_MS,
     }

@@ -69,8 +69,12 @@ class Sampler:
 
     def newest(self, now_ns: int) -> Sample:
         """Return the newest sample; an empty one when it is older than MAX_GAP_S (monotonic)."""
+        return self.fresh(now_ns) or Sample()
+
+    def fresh(self, now_ns: int) -> Sample | None:
+        """Return the newest sample; None when it is older than MAX_GAP_S (monotonic)."""
         if self._newest is None or now_ns - self._newest[0] > MAX_GAP_S * 1e9:
-            return Sample()
+            return None
         return self._newest[1]
 
     def events(self) -> list[Event]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_app.appliance import open_cameras
+from edge_app.cameras import open_cameras
 from edge_app.catalog import shipped_dir
 from edge_app.config import CameraConfig
 from edge_app.domain import Engine, EngineInfo, Label, Pixels, Tensor
@@ -133,12 +133,7 @@ def _labels_hz(info: EngineInfo, seconds: float) -> float:
         loop = Loop(
             mailboxes, child, counted, Topics("edge", "bench"), classify_job(info, health.read)
         )
-
-        def stop() -> None:
-            loop.stop()
-            mailboxes.wake()
-
-        timer = threading.Timer(seconds, stop)
+        timer = threading.Timer(seconds, loop.stop)
         timer.start()
         with mailboxes:
             loop.run()
@@ -172,13 +167,12 @@ def classify_job(info: EngineInfo, read_health: Callable[..., Any]) -> Job:
     spec = info.outputs[0]
     names = tuple(str(index) for index in range(spec.shape[-1]))
 
-    def labels(outputs: list[Tensor]) -> tuple[Label, ...]:
-        return decode(scores(outputs[0], spec), names, 5, 0.0)
+    def labels(outputs: list[Tensor], count: int) -> tuple[Label, ...]:
+        return decode(scores(outputs[0], spec), names, count, 0.0)
 
     return Job(
         task="classify",
         model=info.model,
-        top_k=3,
         rules=Rules(mode="every"),
         decode=labels,
         read_clock=read_clock,

@@ -14,14 +14,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from edge_app.appliance import SWITCH_INTERVAL_S, open_cameras, publishing
+from edge_app.appliance import SWITCH_INTERVAL_S
 from edge_app.camera.mailbox import Mailboxes
+from edge_app.cameras import open_cameras
 from edge_app.catalog import resolve
 from edge_app.config import load
 from edge_app.domain import Message, MqttState, Publisher, Received, SpoolState
 from edge_app.engines import open_engine
-from edge_app.loop import Loop, Prepared
+from edge_app.inference import Prepared
+from edge_app.loop import Loop
 from edge_app.publish.wire import Topics
+from edge_app.publishers import publishing
 from edge_app.report import HealthReader
 from edge_app.sensors.sampler import Sample
 from edge_app.tools.bench_child import classify_job
@@ -37,11 +40,15 @@ class FollowedFrames:
         self.ready_ns: dict[int, int] = {}
 
     def take(self, timeout_s: float) -> Prepared | None:
-        """See `loop.Frames`."""
+        """See `inference.Frames`."""
         prepared = self._frames.take(timeout_s)
         if prepared is not None:
             self.ready_ns[prepared.seq] = prepared.captured_ns
         return prepared
+
+    def wake(self) -> None:
+        """See `inference.Frames`."""
+        self._frames.wake()
 
 
 class FollowedPublisher:
@@ -88,12 +95,7 @@ def added_ms(config_path: Path, seconds: float) -> list[float]:
         health = HealthReader(engine, publisher, lambda: mailboxes.counters, lambda _: Sample())
         job = classify_job(engine.info, health.read)
         loop = Loop(frames, engine, publisher, topics, job)
-
-        def stop() -> None:
-            loop.stop()
-            mailboxes.wake()
-
-        timer = threading.Timer(seconds, stop)
+        timer = threading.Timer(seconds, loop.stop)
         timer.start()
         with mailboxes:
             loop.run()

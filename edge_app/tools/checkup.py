@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edge_app.appliance import broker_of, spool_path
 from edge_app.camera.opening import open_camera
 from edge_app.camera.sources import redacted, stall_bound_s
 from edge_app.catalog import resolve
@@ -26,6 +25,7 @@ from edge_app.engine.devices import USB2_MBPS, explain
 from edge_app.engine.survey import Survey
 from edge_app.errors import CameraError, EdgeAppError
 from edge_app.publish.listen import listening
+from edge_app.publishers import broker_of, spool_path
 from edge_app.sensors.power import Choice, PowerSensor
 from edge_app.verify import verify_model
 

@@ -17,11 +17,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from edge_app.appliance import broker_of
 from edge_app.config import Mqtt
 from edge_app.errors import EXIT_OK, ConfigError, EdgeAppError
 from edge_app.publish.link import Broker
 from edge_app.publish.listen import Received, listening
+from edge_app.publishers import broker_of
 
 _REFRESH_S = 0.25
 _RETRY_S = 1.0

@@ -1,4 +1,4 @@
-"""The table of commands and its counter, without an appliance behind it."""
+"""The table of commands and the desk they come in at, without an appliance behind it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from edge_app.commands import (
     COMMANDS,
     MAX_BYTES,
     Check,
-    Desk,
     Refused,
-    Reply,
     Restarting,
     SelfTest,
     SnapshotTaken,
     Work,
 )
+from edge_app.desk import Desk, Reply
 from edge_app.domain import Received
 from edge_app.recorder import FlightRecord
 from edge_app.settings import Settings
@@ -47,7 +46,7 @@ class FakeControls:
         self.asked.append("snapshot")
         if camera not in ("", "main"):
             raise Refused(f"no camera {camera}")
-        return lambda: SnapshotTaken("main", 1, (640, 480), 20_000)
+        return lambda: SnapshotTaken("main", 1, None, (640, 480), 20_000)
 
     def selftest(self) -> Work:
         self.asked.append("selftest")
@@ -59,7 +58,7 @@ class FakeControls:
 
     def dump(self) -> FlightRecord:
         self.asked.append("dump")
-        return FlightRecord([], [], [])
+        return FlightRecord("command", [], [], [])
 
 
 def desk(controls: FakeControls | None = None) -> Desk:
