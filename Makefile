@@ -1,4 +1,4 @@
-# `make help` lists what there is. Everything installs into .venv and .venv-tflite; nothing else on
+# `make help` lists what there is. Everything installs into .venv and .venv-*; nothing else on
 # the machine changes, except that `make test` and `make bench` install a few Debian packages (see
 # tests/system-packages) when they are missing.
 
@@ -48,6 +48,29 @@ test-appliance: $(VENV)/.dev ## a whole machine, in QEMU (as root); ARCH=arm64 e
 	@if tests/appliance/system-packages; then \
 		$(BIN)/python -m tests.appliance.image $(ARCH) && APPLIANCE_ARCH=$(ARCH) $(BIN)/pytest tests/appliance --timeout=1800 $(ARGS); \
 	else [ $$? -eq 3 ]; fi
+
+# Home Assistant for Python 3.13; see tests/homeassistant/requirements.in.
+PYTHON313 ?= $(shell for p in python3.13 python3 $(HOME)/.pyenv/versions/3.13.*/bin/python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null && echo "$$p" && break; done)
+.PHONY: test-homeassistant
+test-homeassistant: $(VENV)/.dev system-packages ## a real Home Assistant finds and commands it (Python 3.13)
+ifeq ($(PYTHON313),)
+	@echo "test-homeassistant: needs Python 3.13, and found none; try PYTHON313=/path/to/python3.13" >&2
+	@exit 1
+else
+	@$(MAKE) --no-print-directory .venv-homeassistant/.ready
+	@HOMEASSISTANT_PYTHON=$(CURDIR)/.venv-homeassistant/bin/python \
+		$(BIN)/pytest tests/homeassistant --timeout=600 $(ARGS)
+endif
+
+# No compiler is needed. It asks for Python 3.13.2, and does with 3.13.0.
+.venv-homeassistant/.ready: tests/homeassistant/requirements.txt
+	@echo "installing Home Assistant into .venv-homeassistant (a minute, 800 MB) ..."
+	@$(PYTHON313) -m venv .venv-homeassistant
+	@.venv-homeassistant/bin/pip install --disable-pip-version-check --progress-bar off \
+		--no-compile --no-deps --ignore-requires-python -r $< | $(PROGRESS) || \
+		{ echo "test-homeassistant: Home Assistant cannot be installed here; pip says why, above" >&2; exit 1; }
+	@touch $@
 
 .PHONY: check
 check: $(VENV)/.dev ## lint, format, types, and who may import whom
@@ -106,9 +129,15 @@ system-packages:
 lock: $(VENV)/.dev ## pin every run-time dependency by hash, for the platforms we install on
 	@PATH="$(CURDIR)/$(BIN):$$PATH" python provisioning/lock.py
 
+.PHONY: lock-homeassistant
+lock-homeassistant: $(VENV)/.dev ## pin what test-homeassistant installs
+	@cd tests/homeassistant && $(CURDIR)/$(BIN)/uv pip compile requirements.in --quiet --upgrade \
+		--override overrides.in --python-version 3.13.2 --no-header \
+		--no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.txt
+
 .PHONY: clean
 clean: ## remove what was built, the virtual environments included
-	rm -rf .venv .venv-tflite dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-tflite .venv-homeassistant dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found." >&2; exit 1; }
