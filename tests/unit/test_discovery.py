@@ -69,6 +69,7 @@ ALWAYS = {
     "restart",
     "score_main",
     "self_test",
+    "self_test_result",
     "snapshot",
     "take_snapshot_main",
     "threshold",
