@@ -39,11 +39,13 @@ _EXIT_S = 1.0
 class Bounds:
     """How long a child may take before it is given up.
 
-    `open_s`: importing the runtime and a first USB open, which uploads firmware. `first_s`: the
-    first run, which sends the program to the device; later runs may take `times_p99` of the
-    device's own recent p99, but never less than `floor_s`: a busy machine is no broken device.
+    `start_s`: importing the runtime, at a low priority. `open_s`: a first USB open, which uploads
+    firmware. `first_s`: the first run, which sends the program to the device; later runs may take
+    `times_p99` of the device's own recent p99, but never less than `floor_s`: a busy machine is no
+    broken device.
     """
 
+    start_s: float = 120.0
     open_s: float = 30.0
     first_s: float = 10.0
     floor_s: float = 0.5
@@ -80,6 +82,7 @@ class ChildEngine:
         self.pace = Pace()
         self._at_work: deque[tuple[Slot, float]] = deque()  # and when each was sent
         self._ended_s = 0.0
+        self._heard = b""  # of the records that the child sends
         self._output: deque[bytes] = deque()
         self._info: EngineInfo | None = None
         self._exchange: Exchange | None = None
@@ -130,6 +133,7 @@ class ChildEngine:
 
         Raises what opening it raised there (ModelError, EngineError), or ChildFailed.
         """
+        self._hear_record(time.monotonic() + self._bounds.start_s, "starting")
         answer = self._hear_record(time.monotonic() + self._bounds.open_s, "opening")
         if "error" in answer:
             kind = ModelError if answer["model"] else EngineError
@@ -224,10 +228,10 @@ class ChildEngine:
         return max(self._bounds.floor_s, self._bounds.times_p99 * p99_ms / 1e3)
 
     def _hear_record(self, deadline_s: float, doing: str) -> dict[str, Any]:
-        heard = b""
-        while not heard.endswith(b"\n") and len(heard) < _MAX_HANDSHAKE_BYTES:
-            heard += self._hear(_READ_BYTES, deadline_s, doing)
-        record: dict[str, Any] = json.loads(heard)
+        while b"\n" not in self._heard and len(self._heard) < _MAX_HANDSHAKE_BYTES:
+            self._heard += self._hear(_READ_BYTES, deadline_s, doing)
+        line, _, self._heard = self._heard.partition(b"\n")
+        record: dict[str, Any] = json.loads(line)
         return record
 
     def _hear(self, size: int, deadline_s: float, doing: str) -> bytes:

@@ -24,7 +24,7 @@ from edge_app.errors import EdgeAppError, ModelError
 if TYPE_CHECKING:
     from edge_app.domain import Engine
 
-_NICE = 15
+_NICE = 10
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 
 
@@ -34,6 +34,7 @@ def main(link: socket.socket, memory: int, parent: int, factory: str, arguments:
     module, _, function = factory.partition(":")
     wanted = json.loads(arguments)
     _import_gently(module, wanted)
+    _tell(link, {})  # from here on it is the device that takes time
     try:
         engine: Engine = getattr(importlib.import_module(module), function)(**wanted)
     except EdgeAppError as error:

@@ -124,7 +124,7 @@ def _in_turns(engines: tuple[Engine, ...], seconds: float) -> list[float]:
 
 def _labels_hz(info: EngineInfo, seconds: float) -> float:
     """Run the loop on sample photos and a simulated device; return its results a second."""
-    counted = _Counted()
+    counted = Counted()
     camera = CameraConfig(source=f"images:{shipped_dir() / 'samples'}", fps=0)
     with closing(_simulated(info, DEVICE_MS)) as child:
         child.open()
@@ -141,7 +141,7 @@ def _labels_hz(info: EngineInfo, seconds: float) -> float:
     return counted.rate_hz()
 
 
-class _Counted(JsonLinesPublisher):
+class Counted(JsonLinesPublisher):
     """Writes records nowhere, and counts them."""
 
     def __init__(self) -> None:

@@ -90,7 +90,7 @@ def added_ms(config_path: Path, seconds: float) -> list[float]:
     topics = Topics(config.mqtt.base, config.device.id)
     mailboxes = open_cameras(config.camera, engine.info.input_px)
     frames = FollowedFrames(mailboxes)
-    with closing(engine), publishing(config, topics) as inner, _switching_often():
+    with closing(engine), publishing(config, topics) as inner, switching_often():
         publisher = FollowedPublisher(inner, topics.result)
         health = HealthReader(engine, publisher, lambda: mailboxes.counters, lambda _: Sample())
         job = classify_job(engine.info, health.read)
@@ -116,7 +116,7 @@ def frame_added_ms(
 
 
 @contextmanager
-def _switching_often() -> Iterator[None]:
+def switching_often() -> Iterator[None]:
     """Let the engine's thread have the interpreter as soon as the appliance does."""
     before_s = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -1,0 +1,115 @@
+"""Whether frames are delayed while an accelerator is opened, tried out and given up.
+
+The whole loop runs on the CPU, as it does in an accelerator's absence, while one is opened again
+and again: a child process that imports the runtime, loads the model and takes its time like a first
+USB open, and then answers its canary wrongly. Frames met by such a probe are compared with those
+between two probes, of the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_app.appliance import open_cameras
+from edge_app.catalog import shipped_dir
+from edge_app.config import CameraConfig
+from edge_app.domain import EngineInfo
+from edge_app.engine.child import ChildEngine, read_info
+from edge_app.engine.failover import FailoverEngine
+from edge_app.engine.health import Limits
+from edge_app.engine.litert import LiteRtEngine, find_runtime
+from edge_app.engine.supervisor import Canary
+from edge_app.loop import Loop
+from edge_app.publish.wire import Topics
+from edge_app.report import HealthReader
+from edge_app.sensors.sampler import Sample
+from edge_app.tools.bench_child import Counted, SimulatedDevice, classify_job
+from edge_app.tools.bench_latency import FollowedFrames, FollowedPublisher, switching_often
+
+_FPS = 100.0
+_USB_OPEN_S = 0.3
+_PAUSE_S = 1.0
+_WARM_UP_S = 1.0
+_PROBED_OFTEN = Limits(canaries=1, pause_s=_PAUSE_S, longest_pause_s=_PAUSE_S, jitter=0.0)
+
+
+class _Probe(ChildEngine):
+    """A child whose life is noted in `lives`, from before it is started until it is gone (ns)."""
+
+    def __init__(self, path: Path, info: EngineInfo, lives: list[tuple[int, int]]) -> None:
+        self._lives = lives
+        self._born_ns = time.monotonic_ns()
+        arguments = {"path": str(path), "info": asdict(info)}
+        super().__init__(f"{__name__}:open_wrong", arguments)
+
+    def close(self) -> None:
+        """See `ChildEngine.close`."""
+        super().close()
+        self._lives.append((self._born_ns, time.monotonic_ns()))
+
+
+def prepare(_wanted: Mapping[str, Any]) -> None:
+    """Import the runtime; for `engine.worker`."""
+    find_runtime()
+
+
+def open_wrong(path: str, info: dict[str, Any]) -> SimulatedDevice:
+    """Do what opening an Edge TPU does, and return a device that gives zeros; in a child."""
+    LiteRtEngine(Path(path)).close()
+    time.sleep(_USB_OPEN_S)
+    return SimulatedDevice(read_info(info), 4.5)
+
+
+def latencies_ms(path: Path, seconds: float) -> tuple[list[float], list[float]]:
+    """Return how long frames took from capture to hand-over, between probes and during them."""
+    lives: list[tuple[int, int]] = []
+    cpu = LiteRtEngine(path)
+    info = cpu.info
+    canary = Canary(np.zeros(info.input.shape[1:], np.uint8), lambda _: "it is simulated")
+    engine = FailoverEngine(cpu, lambda: _Probe(path, info, lives), [canary], limits=_PROBED_OFTEN)
+    topics = Topics("edge", "bench")
+    camera = CameraConfig(source=f"images:{shipped_dir() / 'samples'}", fps=_FPS)
+    mailboxes = open_cameras({"main": camera}, info.input_px)
+    with closing(engine), closing(Counted()) as counted, switching_often():
+        frames, publisher = FollowedFrames(mailboxes), FollowedPublisher(counted, topics.result)
+        health = HealthReader(engine, publisher, lambda: mailboxes.counters, lambda _: Sample())
+        loop = Loop(frames, engine, publisher, topics, classify_job(info, health.read))
+
+        def stop() -> None:
+            loop.stop()
+            mailboxes.wake()
+
+        timer = threading.Timer(seconds + _WARM_UP_S, stop)
+        timer.start()
+        began_ns = time.monotonic_ns() + round(_WARM_UP_S * 1e9)
+        with mailboxes:
+            loop.run()
+        timer.join()
+    return split(frames.ready_ns, publisher.handed_over, lives, began_ns)
+
+
+def split(
+    ready_ns: Mapping[int, int],
+    handed_over: Sequence[tuple[bytes, int]],
+    lives: Sequence[tuple[int, int]],
+    began_ns: int = 0,
+) -> tuple[list[float], list[float]]:
+    """Return the latencies of frames that met none of `lives`, and of those that did."""
+    quiet: list[float] = []
+    probed: list[float] = []
+    for payload, handed_ns in handed_over:
+        taken_ns = ready_ns[json.loads(payload)["frame"]]
+        if taken_ns < began_ns:
+            continue
+        met = any(born_ns < handed_ns and taken_ns < gone_ns for born_ns, gone_ns in lives)
+        (probed if met else quiet).append((handed_ns - taken_ns) / 1e6)
+    return quiet, probed
