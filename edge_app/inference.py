@@ -1,6 +1,7 @@
 """The engine's thread: takes the next prepared frame as soon as it has answered the last one.
 
-No thread has to be woken between two inferences; what the engine answers goes on a queue.
+No thread has to be woken between two inferences; what the engine answers goes on a queue. An
+accelerator gets the next frame while it is at work on one, if there is one, and never waits.
 """
 
 from __future__ import annotations
@@ -8,18 +9,21 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from edge_app.domain import Engine, Frame, Pixels, Tensor
+from edge_app.domain import Engine, EngineInfo, Frame, PipelinedEngine, Pixels, Tensor
 from edge_app.errors import EngineError
 from edge_app.task.image import Crop, fit
 
 _LOOK_UP_S = 0.5  # how often to look up, should nobody wake the thread
-_UNDECODED_LIMIT = 2  # one frame at work and one answered; more would only be older when published
+# One frame at work, one that an accelerator finds when that is done, and one answered; more would
+# only be older when published.
+_UNDECODED_LIMIT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +81,43 @@ def preparer(size_px: tuple[int, int], crops: Mapping[str, Crop]) -> Callable[[F
     return prepare
 
 
+class OneByOne:
+    """An engine that works while it is waited for, as a `PipelinedEngine`."""
+
+    ahead = 0
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._pixels: deque[Pixels] = deque()
+        self.run, self.close = engine.run, engine.close
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info
+
+    def start(self, pixels: Pixels) -> None:
+        """See `domain.PipelinedEngine`."""
+        self._pixels.append(pixels)
+
+    def finish(self) -> list[Tensor]:
+        """See `domain.PipelinedEngine`."""
+        return self._engine.run(self._pixels.popleft())
+
+
 class Inference:
     """Answers frames into `inbox` until `stop` or a failure, which `close` raises."""
 
     def __init__(self, frames: Frames, engine: Engine, inbox: Inbox) -> None:
         self._frames = frames
-        self._engine = engine
+        self._engine = engine if isinstance(engine, PipelinedEngine) else OneByOne(engine)
+        self._at_work: deque[tuple[Prepared, int]] = deque()  # and when each was started (ns)
+        self._ended_ns = 0  # when the last answer came
         self._inbox = inbox
         self.idle = False  # waiting for a frame
         self._stopping = False
         self._failure: BaseException | None = None
         self._turns: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for each frame let in
+        self._let_in = False  # one that has not come yet
         for _ in range(_UNDECODED_LIMIT):
             self._turns.put(None)
         self._trials: queue.SimpleQueue[tuple[Pixels, Future[Trial]]] = queue.SimpleQueue()
@@ -132,26 +162,55 @@ class Inference:
     def _run(self) -> None:
         try:
             while not self._stopping:
-                self._turns.get()
-                prepared = None
-                while prepared is None and not self._stopping:
-                    self._serve_trials()
-                    self.idle = True
-                    prepared = self._frames.take(_LOOK_UP_S)
-                    self.idle = False
-                if prepared is not None:
-                    self._inbox.put(self._infer(prepared))
+                self._step()
         except BaseException as error:  # noqa: BLE001 - raised by raise_failure(), elsewhere
             self._failure = error
+        try:
+            self._finish_all()
+        except BaseException as error:  # noqa: BLE001 - as above; the first one is the cause
+            self._failure = self._failure or error
         self._inbox.put(None)
         while not self._trials.empty():
             self._trials.get()[1].set_exception(EngineError("the appliance is ending"))
 
-    def _infer(self, prepared: Prepared) -> Answer:
-        started_ns = time.monotonic_ns()
-        outputs = self._engine.run(prepared.pixels)
-        ended_ns = time.monotonic_ns()
-        return Answer(prepared, outputs, self._engine.info.backend, started_ns, ended_ns)
+    def _step(self) -> None:
+        """Start the next frame if the engine has room for it, or answer the first at work."""
+        if not self._trials.empty():
+            self._finish_all()
+            self._serve_trials()
+        if len(self._at_work) <= self._engine.ahead:
+            prepared = self._next_frame(wait=not self._at_work)
+            if prepared is not None:
+                self._engine.start(prepared.pixels)
+                self._at_work.append((prepared, time.monotonic_ns()))
+                return
+        if self._at_work:
+            self._finish()
+
+    def _next_frame(self, *, wait: bool) -> Prepared | None:
+        """Return a frame that is let in, waiting for it only for a while, if at all."""
+        if not self._let_in:
+            try:
+                self._turns.get(block=wait)
+            except queue.Empty:
+                return None
+        self.idle = wait
+        prepared = self._frames.take(_LOOK_UP_S if wait else 0.0)
+        self.idle = False
+        self._let_in = prepared is None
+        return prepared
+
+    def _finish_all(self) -> None:
+        while self._at_work:
+            self._finish()
+
+    def _finish(self) -> None:
+        prepared, started_ns = self._at_work.popleft()
+        outputs = self._engine.finish()
+        begun_ns = max(started_ns, self._ended_ns)  # it had to wait for the one before it
+        self._ended_ns = time.monotonic_ns()
+        backend = self._engine.info.backend
+        self._inbox.put(Answer(prepared, outputs, backend, begun_ns, self._ended_ns))
 
     def _serve_trials(self) -> None:
         while not self._trials.empty():

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_app.appliance import open_cameras
+from edge_app.cameras import open_cameras
 from edge_app.catalog import shipped_dir
 from edge_app.config import CameraConfig
 from edge_app.domain import EngineInfo
