@@ -135,9 +135,32 @@ lock-homeassistant: $(VENV)/.dev ## pin what test-homeassistant installs
 		--override overrides.in --python-version 3.13.2 --no-header \
 		--no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.txt
 
+# The playbooks' own environment: Ansible stays out of the appliance's.
+.PHONY: provisioning
+provisioning: .venv-ansible/.ready ## install Ansible into .venv-ansible (docs/deploy.md)
+
+.PHONY: check-provisioning
+check-provisioning: .venv-ansible/.ready ## lint the playbooks at ansible-lint's production profile
+	@cd provisioning && PATH="$(CURDIR)/.venv-ansible/bin:$$PATH" \
+		ANSIBLE_INVENTORY=inventory.example.yml ansible-lint -q --strict
+	@echo "check-provisioning: all fine"
+
+.venv-ansible/.ready: provisioning/controller.txt
+	@echo "installing Ansible into .venv-ansible (once) ..."
+	@$(PYTHON) -m venv .venv-ansible
+	@.venv-ansible/bin/pip install --disable-pip-version-check --progress-bar off \
+		-r provisioning/controller.txt | $(PROGRESS)
+	@touch $@
+
+.PHONY: bundle
+bundle: $(VENV)/.dev ## everything a site without internet needs, in dist/bundle (docs/deploy.md)
+	@rm -f dist/edge_app-*.whl
+	@$(MAKE) --no-print-directory wheel >/dev/null
+	@$(BIN)/python provisioning/bundle.py $(ARGS)
+
 .PHONY: clean
 clean: ## remove what was built, the virtual environments included
-	rm -rf .venv .venv-tflite .venv-homeassistant dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-ansible .venv-tflite .venv-homeassistant dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found." >&2; exit 1; }

@@ -94,10 +94,25 @@ def _add_running(commands: _Subparsers[argparse.ArgumentParser]) -> None:
     _config_option(watch)
     watch.set_defaults(command=_watch)
 
+    _add_health(commands)
     doctor = commands.add_parser("doctor", help="check everything, and say what to do")
     doctor.add_argument("--json", action="store_true", help="one JSON object a line")
     _config_option(doctor)
     doctor.set_defaults(command=_doctor)
+
+
+def _add_health(commands: _Subparsers[argparse.ArgumentParser]) -> None:
+    health = commands.add_parser("health", help="does the service work, as seen from outside?")
+    health.add_argument("--unit", default="edge-app.service", help='systemd unit; "": do not ask')
+    health.add_argument("--seconds", type=_positive, help="give up then (default: heartbeat + 60)")
+    health.add_argument("--watch-s", type=float, default=0.0, help="watch for restarts so long")
+    health.add_argument("--backend", choices=("cpu", "edgetpu"), default="", help="must compute")
+    health.add_argument("--baseline", type=Path, metavar="FILE", help="its best p95 so far")
+    health.add_argument("--slower-by", type=_positive, default=1.5, help="allowed factor of it")
+    health.add_argument("--no-result", action="store_true", help="a report is enough")
+    health.add_argument("--json", action="store_true")
+    _config_option(health)
+    health.set_defaults(command=_health)
 
 
 def _add_classify(commands: _Subparsers[argparse.ArgumentParser]) -> None:
@@ -233,6 +248,24 @@ def _doctor(args: argparse.Namespace) -> int:
     from edge_app.tools import doctor
 
     return doctor.run(args.config, as_json=args.json)
+
+
+def _health(args: argparse.Namespace) -> int:
+    from edge_app import config
+    from edge_app.tools import health
+
+    loaded = config.load(args.config)
+    # Without a heartbeat nothing need be said of a scene that does not change.
+    quiet = loaded.publish.mode == "changes" and not loaded.publish.heartbeat_s
+    return health.run(
+        loaded,
+        unit=args.unit,
+        wanted=health.Wanted(args.backend, not (args.no_result or quiet), args.slower_by),
+        seconds=args.seconds or loaded.publish.heartbeat_s + 60,
+        watch_s=args.watch_s,
+        baseline=args.baseline,
+        as_json=args.json,
+    )
 
 
 def _classify(args: argparse.Namespace) -> int:

@@ -102,7 +102,7 @@ def spool_path(configured: str) -> Path:
 
 def broker_of(mqtt: Mqtt, client_id: str) -> Broker:
     """Return where the configured broker is and how to be let in."""
-    from edge_app.publish.link import Broker, read_password
+    from edge_app.publish.link import Broker, credential, read_password
 
     url = urlsplit(mqtt.url)
     return Broker(
@@ -112,8 +112,8 @@ def broker_of(mqtt: Mqtt, client_id: str) -> Broker:
         tls=url.scheme == "mqtts",
         username=mqtt.username,
         password=read_password(mqtt.password_file),
-        ca_file=mqtt.ca_file,
-        cert_file=mqtt.cert_file,
-        key_file=mqtt.key_file,
+        ca_file=mqtt.ca_file or credential("mqtt-ca"),
+        cert_file=mqtt.cert_file or credential("mqtt-cert"),
+        key_file=mqtt.key_file or credential("mqtt-key"),
         only_3_1_1=mqtt.version == "3.1.1",
     )

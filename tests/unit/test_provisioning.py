@@ -1,0 +1,81 @@
+"""The pure parts of provisioning: the configuration as TOML, the bundle, the report's table."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import tomllib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+PROVISIONING = Path(__file__).parents[2] / "provisioning"
+
+
+def load(path: str) -> ModuleType:
+    """Import a file that is no part of a package; Ansible finds it by its folder."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, PROVISIONING / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+to_toml = load("filter_plugins/to_toml.py").to_toml
+bundle = load("bundle.py")
+
+TEXT = st.text()
+SCALARS = st.one_of(
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False, allow_infinity=False),
+    TEXT,
+)
+TABLES = st.recursive(
+    st.one_of(SCALARS, st.lists(SCALARS, max_size=3)),
+    lambda inner: st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(TEXT, TABLES, max_size=4))
+def test_a_dictionary_comes_back_from_toml_as_it_was(table: dict[str, Any]) -> None:
+    assert tomllib.loads(to_toml(table)) == table
+
+
+def test_the_configuration_looks_like_one_written_by_hand() -> None:
+    assert to_toml(
+        {"camera": {"main": {"source": "picamera:0", "size_px": [640, 480]}}, "model": {"top_k": 3}}
+    ) == ('[camera.main]\nsource = "picamera:0"\nsize_px = [640, 480]\n\n[model]\ntop_k = 3\n')
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), [None], [{"a": 1}]])
+def test_what_toml_cannot_say_is_refused_with_its_key(value: object) -> None:
+    with pytest.raises(ValueError, match=r"camera\.main\.fps: found "):
+        to_toml({"camera": {"main": {"fps": value}}})
+
+
+def test_every_lock_file_has_its_download() -> None:
+    assert bundle.platforms() == ["cp311-aarch64", "cp311-x86_64", "cp313-aarch64", "cp313-x86_64"]
+    command = bundle.download_command("cp311-aarch64", Path("/tmp/wheels"))  # noqa: S108
+    assert "--require-hashes" in command
+    assert command[command.index("--python-version") + 1] == "311"
+    assert "manylinux_2_28_aarch64" in command
+    assert not [word for word in command if "x86_64" in word]
+
+
+def test_a_bundle_that_was_changed_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    wheel = tmp_path / "wheels" / "a b.whl"
+    wheel.write_bytes(b"wheel")
+    (tmp_path / bundle.SUMS).write_text(bundle.sums(tmp_path))
+    check = ["sha256sum", "--check", "--strict", "--quiet", bundle.SUMS]  # as the playbooks do
+    assert subprocess.run(check, cwd=tmp_path, check=False).returncode == 0
+    wheel.write_bytes(b"whee!")
+    assert subprocess.run(check, cwd=tmp_path, check=False, capture_output=True).returncode != 0
