@@ -9,6 +9,7 @@ import logging
 import queue
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -23,20 +24,22 @@ from edge_app.domain import Engine, Event, Frame, Label, Tensor
 from edge_app.engine.failover import FailoverEngine
 from edge_app.engines import edgetpu_starter, open_engine
 from edge_app.errands import Errands
-from edge_app.errors import CameraError, CameraStalled, EdgeAppError, EngineError
+from edge_app.errors import CameraError, CameraStalled, EdgeAppError, EngineError, ModelError
 from edge_app.inference import Inbox
 from edge_app.loop import Job, Loop
 from edge_app.publish import wire
 from edge_app.publishers import publishing
 from edge_app.recorder import Recorder
+from edge_app.reload import Reloader, rules_of
 from edge_app.report import HealthReader, describe
 from edge_app.selftest import Subjects, run_selftest
 from edge_app.sensors.clock import read_clock
 from edge_app.sensors.sampler import Sampler
 from edge_app.service import notify
+from edge_app.service.plea import Plea
 from edge_app.settings import Gate, Performance, Settings
 from edge_app.stop import Stop
-from edge_app.supervision import told
+from edge_app.supervision import told, usb_plea
 from edge_app.task import classify
 from edge_app.task.image import fit
 from edge_app.telemetry import Window
@@ -49,21 +52,32 @@ SWITCH_INTERVAL_S = 1e-4
 SHUTDOWN_S = 4.5  # to end capture and flush; goodbye and the disk get the rest of SIGTERM's 6 s
 
 
-def run(config: Config, asked_to_stop: Stop) -> None:
+def run(
+    config: Config, asked_to_stop: Stop, read_again: Callable[[], Config] | None = None
+) -> None:
     """Be the appliance until it is asked to stop or every recording has come to its end.
 
-    Raises EdgeAppError when a part cannot be opened or fails, or a recording was not delivered.
+    `read_again` returns the configuration as it is at SIGHUP, or raises ConfigError. Raises
+    EdgeAppError when a part cannot be opened or fails, or a recording was not delivered.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    with ExitStack() as stack:
-        Appliance(config, stack).run(asked_to_stop)
+    plea = usb_plea()
+    try:
+        with ExitStack() as stack:
+            Appliance(config, plea, stack).run(asked_to_stop, read_again or (lambda: config))
+    except EngineError as error:
+        if config.model.backend == "edgetpu" and not isinstance(error, ModelError):
+            plea.ask()  # required and away: we end before it would be time to
+        raise
 
 
 class Appliance:
     """All parts, and what goes on between them. `stack` closes what is opened here."""
 
-    def __init__(self, config: Config, stack: ExitStack) -> None:
+    def __init__(self, config: Config, plea: Plea, stack: ExitStack) -> None:
         self._config = config
+        self._plea = plea
+        self._happened: list[Event] = []
         self._recorder = Recorder()
         self._files = resolve(config.model.name, config.model.labels)
         self._engine = open_engine(config.model, self._files)
@@ -89,11 +103,11 @@ class Appliance:
         stack.callback(self._notifier.close)
         self._loop = self._make_loop()
         self._errands = stack.enter_context(Errands())
-        panel = Panel(self._parts(), self._settings, topics, self._publisher)
+        self._panel = Panel(self._parts(), self._settings, topics, self._publisher)
         # Below these nobody but the appliances themselves, and who commands them, has a say.
         trees = [f"{config.mqtt.base}/", f"{config.mqtt.base}-cmd/"]
         trees += [f"{config.mqtt.discovery_prefix}/"] if births else []
-        self._desk = Desk(panel, topics.commands, topics.reply, trees)
+        self._desk = Desk(self._panel, topics.commands, topics.reply, trees)
         self._reception = Reception(
             self._publisher,
             topics,
@@ -103,8 +117,17 @@ class Appliance:
             announce=self._announce,
         )
 
-    def run(self, asked_to_stop: Stop) -> None:
+    def run(self, asked_to_stop: Stop, read_again: Callable[[], Config]) -> None:
         """Serve frames; see `run` above."""
+        reloader = Reloader(
+            self._config,
+            read_again,
+            self._loop,
+            self._panel,
+            self._notifier,
+            tell=self._happened.append,
+        )
+        asked_to_stop.reload_with(lambda: self._inbox.put(reloader.reload))
         asked_to_stop.answer_with(self._loop.stop)
         asked_to_stop.dump_with(lambda: self._inbox.put(lambda: self._recorder.write("SIGUSR1")))
         self._serve()
@@ -151,7 +174,7 @@ class Appliance:
         job = _job(self._config, self._files, self._engine, health)
         self._decode = job.decode
         job = replace(job, take_events=self._take_events, each_second=each_second)
-        job = told(job, self._notifier, self._engine, self._publisher)
+        job = told(job, self._notifier, self._plea, self._engine, self._publisher)
         return Loop(
             self._mailboxes, self._engine, self._publisher, self._topics, job, inbox=self._inbox
         )
@@ -211,7 +234,8 @@ class Appliance:
         events = engine.events() if isinstance(engine, FailoverEngine) else []
         if self._engine.info.backend != self._backend_told:
             self._say_info(self._settings)
-        events += [*self._sampler.events(), *self._desk.events(time.monotonic())]
+        events += [*self._happened, *self._sampler.events(), *self._desk.events(time.monotonic())]
+        self._happened.clear()
         for event in events:
             self._recorder.add_event(event)
         return events
@@ -260,15 +284,7 @@ def _job(config: Config, files: ModelFiles, engine: Engine, health: HealthReader
     return Job(
         task="classify",
         model=engine.info.model,
-        rules=policy.Rules(
-            mode=config.publish.mode,
-            threshold=config.model.threshold,
-            top_k=config.model.top_k,
-            heartbeat_s=config.publish.heartbeat_s,
-            smoothing_s=config.publish.smoothing_s,
-            hysteresis=config.publish.hysteresis,
-            min_interval_s=config.publish.min_interval_s,
-        ),
+        rules=rules_of(config),
         decode=decode,
         read_clock=read_clock,
         read_health=health.read,

@@ -11,11 +11,16 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_app import __version__
 from edge_app.errors import EXIT_OK, ConfigError, EdgeAppError, ModelError, UsageError
 from edge_app.service.journal import log_to_journal
+
+if TYPE_CHECKING:
+    from edge_app.config import Config
 
 log = logging.getLogger(__name__)
 
@@ -224,10 +229,11 @@ def _run(args: argparse.Namespace) -> int:
 
     faulthandler.enable()  # where every thread was, when a library crashes or the watchdog strikes
     asked_to_stop = Stop()
-    with asked_to_stop.on_signals():  # before the imports, which take most of the start
+    supervised = "NOTIFY_SOCKET" in os.environ
+    with asked_to_stop.on_signals(supervised=supervised):  # before the imports: they take longest
         from edge_app import appliance, config
 
-        appliance.run(config.load(args.config), asked_to_stop)
+        appliance.run(config.load(args.config), asked_to_stop, partial(_read, args.config))
     return EXIT_OK
 
 
@@ -326,18 +332,26 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _config_check(args: argparse.Namespace) -> int:
-    from edge_app import catalog, config
+    from edge_app import config
 
-    loaded = config.load(args.config)
-    try:
-        catalog.resolve(loaded.model.name, loaded.model.labels)
-    except ModelError as error:
-        fault = f"model.name: {error}; {error.hint}"
-        raise ConfigError(f"{args.config}: 1 fault", faults=(fault,)) from error
+    loaded = _read(args.config)
     for absent in config.absent_sources(loaded):
         print(f"note: {absent}", file=sys.stderr)  # it may be mounted by the time it is needed
     print(f"{args.config}: fine")
     return EXIT_OK
+
+
+def _read(path: Path) -> Config:
+    """Load the file, and look whether its model is there. Raises ConfigError with every fault."""
+    from edge_app import catalog, config
+
+    loaded = config.load(path)
+    try:
+        catalog.resolve(loaded.model.name, loaded.model.labels)
+    except ModelError as error:
+        fault = f"model.name: {error}; {error.hint}"
+        raise ConfigError(f"{path}: 1 fault", faults=(fault,)) from error
+    return loaded
 
 
 def _config_show(args: argparse.Namespace) -> int:

@@ -61,6 +61,10 @@ class Panel:
         self._topics = topics
         self._publisher = publisher
 
+    @property
+    def has_edgetpu(self) -> bool:
+        return self._parts.reopen is not None
+
     def change(self, **changes: object) -> Settings:
         level = changes.get("performance")
         if level is not None and self._parts.reopen is None:

@@ -63,7 +63,7 @@ class Job:
 class Loop:
     """Runs until `stop` or the end of every camera. `run` may be called once.
 
-    `rules` may be replaced while it runs, by what runs in its thread.
+    `rules` and `stats_every_s` may be replaced while it runs, by what runs in its thread.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Loop:
         self._inbox: Inbox = inbox if inbox is not None else queue.SimpleQueue()
         self.inference = Inference(frames, engine, self._inbox)
         self.rules = job.rules
+        self.stats_every_s = job.stats_every_s
         self._publisher = publisher
         self._topics = topics
         self._job = job
@@ -200,7 +201,7 @@ class Loop:
             self._clock = self._job.read_clock()
             self._job.each_second(self._second, now_ns)
             self._second = Window(now_ns)
-        if now_ns - self._window.started_ns >= self._job.stats_every_s * 1e9:
+        if now_ns - self._window.started_ns >= self.stats_every_s * 1e9:
             self._publish_stats(now_ns)
 
     def _publish_events(self, now_ns: int) -> None:
@@ -210,14 +211,14 @@ class Loop:
     def _publish_stats(self, now_ns: int) -> None:
         health = self._job.read_health(self._window, now_ns)
         # Whoever reads a retained report can tell from its absence that none came for three turns.
-        expiry_s = max(1, round(3 * self._job.stats_every_s))
+        expiry_s = max(1, round(3 * self.stats_every_s))
         self._stats = wire.stats_message(self._topics, health, now_ns, self._clock, expiry_s)
         self._publisher.offer(self._stats)
         self._window = Window(now_ns)
 
     def _until_due_s(self) -> float:
         due_ns = min(
-            self._window.started_ns + self._job.stats_every_s * 1e9,
+            self._window.started_ns + self.stats_every_s * 1e9,
             self._second.started_ns + _SECOND_NS,
             self._calls[0][0] if self._calls else float("inf"),
         )
@@ -229,7 +230,7 @@ class Loop:
         self._publish_events(now_ns)
         self._publish_stats(now_ns)
         while not self._stopping and not self._publisher.drain(_DRAIN_STEP_S):
-            pass
+            self._tick()  # the supervisor must not take a long wait for a broker for our end
 
 
 def _ms(start_ns: int, end_ns: int) -> float:

@@ -1,6 +1,7 @@
 """Signals: asked at any time, answered as soon as there is something that can.
 
-SIGTERM and SIGINT ask the process to end, SIGUSR1 for the flight recorder.
+SIGTERM and SIGINT ask the process to end, SIGUSR1 for the flight recorder, and SIGHUP, under a
+supervisor, to read the configuration again; elsewhere it means that the terminal has gone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ class Stop:
         self._asked = ""
         self._answer: Callable[[], None] | None = None
         self._dump: Callable[[], None] | None = None
+        self._reload: Callable[[], None] | None = None
+        self._reload_asked = False
 
     def answer_with(self, answer: Callable[[], None]) -> None:
         """Call `answer` when asked, at once if that has happened. It must be safe in a handler."""
@@ -32,10 +35,17 @@ class Stop:
         """Call `dump` at SIGUSR1 from now on. It must be safe in a handler."""
         self._dump = dump
 
+    def reload_with(self, reload: Callable[[], None]) -> None:
+        """Call `reload` at SIGHUP, at once if one has come. It must be safe in a handler."""
+        self._reload = reload
+        if self._reload_asked:
+            reload()
+
     @contextmanager
-    def on_signals(self) -> Iterator[None]:
+    def on_signals(self, *, supervised: bool = False) -> Iterator[None]:
         """Listen while the block runs; the handlers found are put back."""
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+        numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+        numbers |= {signal.SIGHUP} if supervised else set()
         before = {number: signal.signal(number, self._handle) for number in numbers}
         try:
             yield
@@ -50,6 +60,11 @@ class Stop:
         if number == signal.SIGUSR1:
             if self._dump is not None:
                 self._dump()
+            return
+        if number == signal.SIGHUP:
+            self._reload_asked = True
+            if self._reload is not None:
+                self._reload()
             return
         self._asked = signal.Signals(number).name
         if self._answer is not None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 from edge_app.domain import Engine, Health, Label, MqttState, Publisher, SpoolState, Tensor
+from edge_app.engine.devices import attached
 from edge_app.loop import Job
 from edge_app.service.notify import Notifier
+from edge_app.service.plea import Plea, runtime_folder
 from edge_app.telemetry import Window
 
 
-def told(job: Job, notifier: Notifier, engine: Engine, publisher: Publisher) -> Job:
-    """Return the job, of which `notifier` hears: each completed step, and each report."""
+def told(job: Job, notifier: Notifier, plea: Plea, engine: Engine, publisher: Publisher) -> Job:
+    """Return the job, of which `notifier` and `plea` hear: each completed step, and each report."""
 
     def decode(outputs: list[Tensor], count: int) -> tuple[Label, ...]:
         labels = job.decode(outputs, count)
@@ -21,9 +24,20 @@ def told(job: Job, notifier: Notifier, engine: Engine, publisher: Publisher) -> 
     def read_health(window: Window, now_ns: int) -> Health:
         health = job.read_health(window, now_ns)
         notifier.status(status_line(health))
+        if health.accelerator.state != "none":
+            plea.see(serves=health.accelerator.cause is None)
         return health
 
     return replace(job, decode=decode, read_health=read_health)
+
+
+def usb_plea() -> Plea:
+    """Return what asks for a reset of a Coral's port, if this is the service and there is one."""
+
+    def is_attached() -> bool:
+        return any(tpu.bus == "usb" and tpu.usable for tpu in attached())
+
+    return Plea(runtime_folder(os.environ), is_attached)
 
 
 def status_line(health: Health) -> str:

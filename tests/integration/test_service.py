@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,9 +17,19 @@ from typing import BinaryIO
 
 import psutil
 import pytest
+import trustme
+from paho.mqtt.publish import single
 
-from tests.brokers import Mosquitto
-from tests.integration.test_appliance import PATIENCE_S, PHOTOS, finish, write_config
+from tests.brokers import Mosquitto, mosquitto_running
+from tests.integration.test_appliance import (
+    PATIENCE_S,
+    PHOTOS,
+    Ear,
+    ear_at,
+    finish,
+    write_config,
+)
+from tests.integration.test_mqtt_client import tls_options
 
 
 class Supervisor:
@@ -36,7 +48,7 @@ class Supervisor:
 
     def wait_for(self, key: str, value: str = "") -> dict[str, str]:
         """Return the next datagram with `key`, and `value` somewhere in it."""
-        while value not in (said := self.next()).get(key, "\0"):
+        while key not in (said := self.next()) or value not in said[key]:
             pass
         return said
 
@@ -53,18 +65,21 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
 
 @contextlib.contextmanager
 def supervised(
-    config: Path, supervisor: Supervisor, *, watchdog_s: float = 0.4
+    config: Path,
+    supervisor: Supervisor,
+    *program: str,
+    watchdog_s: float = 0.4,
+    **environment: str,
 ) -> Iterator[subprocess.Popen[str]]:
-    environment = os.environ | {
-        "NOTIFY_SOCKET": str(supervisor.path),
-        "WATCHDOG_USEC": str(int(watchdog_s * 1e6)),
-    }
+    program = program or ("edge_app",)
     process = subprocess.Popen(
-        [sys.executable, "-m", "edge_app", "run", "--config", str(config)],
+        [sys.executable, "-m", *program, "run", "--config", str(config)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=os.environ
+        | {"NOTIFY_SOCKET": str(supervisor.path), "WATCHDOG_USEC": str(int(watchdog_s * 1e6))}
+        | environment,
     )
     try:
         yield process
@@ -129,6 +144,143 @@ def test_the_watchdog_is_petted_without_a_broker(tmp_path: Path, supervisor: Sup
         supervisor.wait_for("READY")
         for _ in range(5):
             supervisor.wait_for("WATCHDOG")
+
+
+def test_an_engine_that_hangs_is_left_to_the_watchdog(
+    tmp_path: Path, supervisor: Supervisor
+) -> None:
+    config = write_config(tmp_path, port=None, camera="fps = 20", source=still(tmp_path))
+    flag = tmp_path / "hang"
+    with supervised(config, supervisor, "tests.hanging_engine", str(flag)) as process:
+        supervisor.wait_for("STATUS", " p95 ")
+        flag.touch()
+        supervisor.wait_for("STATUS", "cpu; 0.0 fps")  # what was answered before is dealt with
+        for _ in range(6):  # the loop itself turns on, for seven times the watchdog's interval
+            assert supervisor.next().keys() == {"STATUS"}
+        assert process.poll() is None
+
+
+def test_who_pauses_is_alive(tmp_path: Path, supervisor: Supervisor, mosquitto: Mosquitto) -> None:
+    config = write_config(tmp_path, port=mosquitto.port, camera="fps = 20")
+    with supervised(config, supervisor):
+        supervisor.wait_for("STATUS", "broker: 1 connection")
+        single("edge-cmd/under-test/pause", "{}", qos=1, port=mosquitto.port)
+        supervisor.wait_for("STATUS", "cpu; 0.0 fps")
+        for _ in range(3):
+            supervisor.wait_for("WATCHDOG")
+
+
+def test_a_slow_camera_is_alive(tmp_path: Path, supervisor: Supervisor) -> None:
+    config = write_config(tmp_path, port=None, camera="fps = 0.02", source=still(tmp_path))
+    with supervised(config, supervisor):
+        supervisor.wait_for("STATUS", "cpu; 0.0 fps")
+        for _ in range(3):
+            supervisor.wait_for("WATCHDOG")
+
+
+def test_a_recording_that_waits_for_its_broker_is_alive(
+    tmp_path: Path, supervisor: Supervisor
+) -> None:
+    config = write_config(tmp_path, port=1, camera="loop = false\nfps = 0", source=still(tmp_path))
+    with supervised(config, supervisor):
+        supervisor.wait_for("STATUS", "0.0 fps")  # its frames have been inferred
+        for _ in range(3):
+            supervisor.wait_for("WATCHDOG")
+
+
+def test_a_reload_changes_what_can_be_changed(
+    tmp_path: Path, supervisor: Supervisor, mosquitto: Mosquitto
+) -> None:
+    def write(top_k: int) -> Path:
+        return write_config(
+            tmp_path,
+            port=mosquitto.port,
+            camera="fps = 20",
+            tables=f"[model]\ntop_k = {top_k}\nthreshold = 0",
+        )
+
+    config = write(3)
+    with ear_at(mosquitto.port) as ear, supervised(config, supervisor) as process:
+        ear.hear_until(lambda ear: any(len(result["labels"]) == 3 for result in ear.results()))
+        write(1)
+        process.send_signal(signal.SIGHUP)
+        supervisor.wait_for("RELOADING")
+        assert "changed: model.top_k" in supervisor.wait_for("READY")["STATUS"]
+        ear.hear_until(lambda ear: len(ear.results()[-1]["labels"]) == 1)
+        ear.hear_until(lambda ear: "config_reloaded" in events(ear))
+        process.send_signal(signal.SIGTERM)
+        code, _, err = finish(process)
+    assert code == 0, err
+
+
+def test_a_reload_restarts_what_cannot_be_changed(
+    tmp_path: Path, supervisor: Supervisor, mosquitto: Mosquitto
+) -> None:
+    config = write_config(tmp_path, port=mosquitto.port, camera="fps = 20")
+    with ear_at(mosquitto.port) as ear, supervised(config, supervisor) as process:
+        supervisor.wait_for("STATUS", "broker: 1 connection")
+        write_config(tmp_path, port=mosquitto.port, camera="fps = 10")
+        process.send_signal(signal.SIGHUP)
+        assert "restarting" in supervisor.wait_for("STATUS", "camera.main.fps")["STATUS"]
+        supervisor.wait_for("STOPPING")
+        code, _, err = finish(process)
+        ear.hear_until(lambda ear: ear.payloads("status")[-1:] == [b"offline"])
+    assert code == 0, err  # Restart=always starts it again
+    assert "config_reloaded" in events(ear)
+
+
+@pytest.mark.parametrize(
+    ("table", "fault"),
+    [("[model]\ntop_k = 0", "model.top_k"), ("[model]\nname = 'nonesuch'", "nonesuch")],
+)
+def test_a_reload_of_a_bad_configuration_is_refused(
+    tmp_path: Path, supervisor: Supervisor, mosquitto: Mosquitto, table: str, fault: str
+) -> None:
+    config = write_config(tmp_path, port=mosquitto.port, camera="fps = 20")
+    with ear_at(mosquitto.port) as ear, supervised(config, supervisor) as process:
+        supervisor.wait_for("STATUS", "broker: 1 connection")
+        write_config(tmp_path, port=mosquitto.port, camera="fps = 20", tables=table)
+        process.send_signal(signal.SIGHUP)
+        supervisor.wait_for("RELOADING")
+        status = supervisor.wait_for("READY")["STATUS"]
+        assert "the old one stays" in status
+        assert fault in status
+        ear.hear_until(lambda ear: "config_refused" in events(ear))
+        supervisor.wait_for("STATUS", " p95 ")  # it works on
+        process.send_signal(signal.SIGTERM)
+        code, _, err = finish(process)
+    assert (code, fault in err) == (0, True)
+
+
+def test_certificates_come_as_credentials(tmp_path: Path, supervisor: Supervisor) -> None:
+    authority = trustme.CA()
+    options = tls_options(tmp_path, authority, "localhost")
+    options += [f"cafile {tmp_path / 'ca.pem'}", "require_certificate true"]
+    device = authority.issue_cert("under-test")
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    authority.cert_pem.write_to_path(str(folder / "mqtt-ca"))
+    device.cert_chain_pems[0].write_to_path(str(folder / "mqtt-cert"))
+    device.private_key_pem.write_to_path(str(folder / "mqtt-key"))
+    (folder / "mqtt-password").write_text("\n")  # the unit's stand-in for none
+    with mosquitto_running(tmp_path, options) as mosquitto:
+        config = write_config(tmp_path, port=mosquitto.port, camera="fps = 20")
+        secure = config.read_text().replace("mqtt://127.0.0.1", "mqtts://localhost")
+        config.write_text(secure)
+        with supervised(config, supervisor, CREDENTIALS_DIRECTORY=str(folder)):
+            supervisor.wait_for("STATUS", "broker: 1 connection")
+
+
+def still(folder: Path) -> str:
+    """Return a camera of one photo."""
+    photos = folder / "photos"
+    photos.mkdir()
+    shutil.copy(PHOTOS[0], photos)
+    return f"images:{photos}"
+
+
+def events(ear: Ear) -> list[str]:
+    return [json.loads(payload)["event"] for payload in ear.payloads("event")]
 
 
 def test_nothing_listens(tmp_path: Path, supervisor: Supervisor, mosquitto: Mosquitto) -> None:
