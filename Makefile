@@ -39,6 +39,11 @@ test: $(VENV)/.dev system-packages ## run the tests
 soak: $(VENV)/.dev system-packages ## 1,000 faults into the accelerator (a quarter of an hour)
 	@SOAK_FAULTS=1000 $(BIN)/pytest -s tests/integration/test_accelerator.py -k soak $(ARGS)
 
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## throw 5,000 batches of messages at the commands (minutes); FUZZ=N for more
+	@FUZZ_EXAMPLES=$(or $(FUZZ),5000) $(BIN)/pytest --timeout=0 tests/unit/test_commands.py \
+		-k nothing_that_arrives $(ARGS)
+
 .PHONY: test-hw
 test-hw: $(VENV)/.dev ## the Edge TPU's tests on a real Coral; MODEL=PATH of a compiled model
 	@EDGETPU_HARDWARE=1 EDGETPU_MODEL=$(MODEL) $(BIN)/pytest tests/integration/test_edgetpu.py $(ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Literal
 
 from msgspec import Struct
@@ -33,10 +34,11 @@ class Gate:
     `paused`, `fps`: as in `Settings`, set from any thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self.paused = False
         self.fps = 0.0
-        self._due_ns: dict[str, int] = {}
+        self._clock_ns = clock_ns
+        self._passed_ns: dict[str, int] = {}  # when the last one was due
 
     def wait_s(self, camera: str) -> float:
         """Return how long a camera's next frame has to wait; 0: it may pass, and is counted.
@@ -44,15 +46,14 @@ class Gate:
         A frame may come half a period early, since cameras are not punctual, but the frames after
         it must make up for that.
         """
-        fps, now_ns = self.fps, time.monotonic_ns()
+        fps, now_ns = self.fps, self._clock_ns()
         if self.paused:
             return math.inf
         if not fps:
             return 0.0
         period_ns = int(1e9 / fps)
-        # Not later than a period from now: `fps` may have been far lower a moment ago.
-        due_ns = min(self._due_ns.get(camera, now_ns), now_ns + period_ns)
+        due_ns = self._passed_ns.get(camera, now_ns - period_ns) + period_ns
         if due_ns - now_ns > period_ns // 2:
             return (due_ns - now_ns) / 1e9
-        self._due_ns[camera] = max(due_ns + period_ns, now_ns)
+        self._passed_ns[camera] = max(due_ns, now_ns - period_ns)
         return 0.0

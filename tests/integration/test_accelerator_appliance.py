@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from edge_app.catalog import resolve, shipped_dir
+from tests.brokers import Mosquitto
 from tests.integration.test_appliance import PHOTOS, appliance, finish, write_config
+from tests.operator import operating
 from tests.standin.edgetpu import Device, device
 from tests.standin.edgetpu.compile import compiled
 
@@ -38,11 +40,13 @@ def tpu(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         yield tpu
 
 
-def config(folder: Path, model: Path, backend: str, camera: str = "fps = 60") -> Path:
+def config(
+    folder: Path, model: Path, backend: str, camera: str = "fps = 60", port: int | None = None
+) -> Path:
     labels = shipped_dir() / "imagenet_labels.txt"
     table = f'[model]\nname = "{model}"\nlabels = "{labels}"\nbackend = "{backend}"\n'
     table += 'performance = "max"\n'
-    return write_config(folder, port=None, camera=camera, tables=table)
+    return write_config(folder, port=port, camera=camera, tables=table)
 
 
 def read_until(process: subprocess.Popen[str], done: Callable[[Record], bool]) -> list[Record]:
@@ -143,3 +147,30 @@ def test_a_model_without_a_twin_says_so(tmp_path: Path) -> None:
         code, _, err = finish(process)
     assert code == 69
     assert "has no file compiled for it" in err
+
+
+def test_a_command_sets_its_clock_and_no_frame_is_lost(
+    tmp_path: Path, model: Path, tpu: Device, mosquitto: Mosquitto
+) -> None:
+    path = config(tmp_path, model, "auto", camera="fps = 0", port=mosquitto.port)
+    with operating(mosquitto.port) as operator, appliance(path) as process:
+        operator.hear(lambda h: h.kind == "result" and h.json()["backend"] == "edgetpu")
+        reply = operator.ask("performance", {"level": "low"})
+        assert reply["result"]["performance"] == "low"
+        since = len(operator.heard)
+        operator.hear(lambda h: h.kind == "event" and h.json()["event"] == "promoted", since)
+        operator.hear(lambda h: h.kind == "result" and h.json()["backend"] == "edgetpu", since)
+        operator.hear(lambda h: h.kind == "info" and h.json()["backend"] == "edgetpu", since)
+        assert operator.of_kind("info")[-1]["settings"]["performance"] == "low"
+        outcome = operator.ask("selftest")["result"]
+        process.terminate()
+        code, _, err = finish(process)
+        operator.hear(lambda h: h.payload == b"offline")
+    assert code == 0, err
+    assert [opened["Performance"] for opened in tpu.opens] == ["Max", "Low"]
+    engine = next(check for check in outcome["checks"] if check["check"] == "engine")
+    assert engine["message"].startswith("edgetpu ran ")
+    kinds = [event["event"] for event in operator.of_kind("event")]
+    assert kinds == ["promoted", "reopening", "promoted"]
+    frames = [result["frame"] for result in operator.of_kind("result")]
+    assert frames == list(range(frames[0], frames[0] + len(frames)))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_app.commands import (
@@ -219,11 +220,27 @@ likely = st.dictionaries(
     st.sampled_from(["threshold", "top_k", "mode", "fps", "camera", "level", "x"]),
     json_values | st.sampled_from(["every", "max", "main"]) | st.floats(0, 1),
 )
-payloads = st.binary(max_size=5000) | (likely | json_values).map(
-    lambda value: json.dumps(value).encode()
+sound = st.sampled_from([json.dumps(arguments).encode() for arguments in GOOD.values()])
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """Return sound arguments with a few bytes put in, taken out or repeated."""
+    data = draw(sound)
+    for _ in range(draw(st.integers(1, 3))):
+        at, until = sorted((draw(st.integers(0, len(data))), draw(st.integers(0, len(data)))))
+        data = data[:at] + draw(st.binary(max_size=3) | st.just(data[at:until] * 2)) + data[until:]
+    return data
+
+
+payloads = (
+    st.binary(max_size=5000)
+    | (likely | json_values).map(lambda value: json.dumps(value).encode())
+    | damaged()
 )
 
 
+@settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")), deadline=None)
 @given(
     st.lists(
         st.builds(

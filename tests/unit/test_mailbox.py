@@ -299,3 +299,48 @@ def test_an_end_that_is_heard_of_late_is_no_stall(
         monkeypatch.setattr(time, "monotonic_ns", lambda: later_ns)
         with pytest.raises(CameraEnded):
             mailboxes.take(WAIT_S)
+
+
+def test_a_live_frame_that_has_to_wait_is_left_out_and_counted() -> None:
+    camera = HandCamera()
+    waits_s = {"main": 60.0}
+    feed = Feed(camera, stall_s=WAIT_S, open_s=WAIT_S)
+    with Mailboxes({"main": feed}, numbered, lambda name: waits_s[name]) as mailboxes:
+        camera.give(3)
+        assert mailboxes.take(0) is None
+        newest = mailboxes.newest()["main"]
+        assert newest is not None
+        assert newest.seq == 2  # there is a frame for whoever asks
+        waits_s["main"] = 0.0
+        camera.give(1)
+        assert mailboxes.take(WAIT_S) == ("main", 3)
+        assert mailboxes.counters["main"] == Counters(captured=4, gated=3)
+
+
+def test_a_recording_waits_and_nothing_of_it_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailbox, "_GATE_S", 0.001)
+    asked = threading.Semaphore(0)
+    waits_s = {"main": 60.0}
+
+    def wait_s(name: str) -> float:
+        asked.release()
+        return waits_s[name]
+
+    # A stall bound that the wait exceeds many times over: the camera is not to blame for it.
+    feed = Feed(HandCamera(items=5), lossless=True, stall_s=0.005, open_s=0.005)
+    with Mailboxes({"main": feed}, numbered, wait_s) as mailboxes:
+        for _ in range(20):
+            assert asked.acquire(timeout=WAIT_S)
+        assert mailboxes.counters["main"] == Counters(captured=1)
+        waits_s["main"] = 0.0
+        for seq in range(5):
+            assert mailboxes.take(WAIT_S) == ("main", seq)
+        with pytest.raises(CameraEnded):
+            mailboxes.take(WAIT_S)
+        assert mailboxes.counters["main"] == Counters(captured=5)
+
+
+def test_a_gate_that_stays_shut_does_not_keep_it_from_ending() -> None:
+    feed = Feed(HandCamera(items=5), lossless=True)
+    with Mailboxes({"main": feed}, numbered, lambda _: 1e9) as mailboxes:
+        assert mailboxes.take(0) is None

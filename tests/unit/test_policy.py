@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edge_app.domain import Label
 from edge_app.policy import Rules, State, Trigger, decide
+from edge_app.policy import shown as shown_of
 
 Frame = tuple[float, dict[int, float]]  # seconds, score by class index
 
@@ -175,3 +176,20 @@ def test_promises_of_changes(rules: Rules, frames: list[Frame]) -> None:
 def test_every_means_each(rules: Rules, frames: list[Frame]) -> None:
     every = Rules("every", rules.threshold, rules.heartbeat_s, rules.smoothing_s)
     assert play(every, frames) == ["every"] * len(frames)
+
+
+def test_a_repetition_is_a_heartbeat_unless_there_is_more_to_say() -> None:
+    rules = Rules(heartbeat_s=60)
+    state, _ = decide(rules, State(), labels({CAT: 0.9}), 0.0)
+    state, trigger = decide(rules, state, labels({CAT: 0.9}), 0.1, repeat=True)
+    assert trigger == "heartbeat"
+    _, trigger = decide(rules, state, labels({CAT: 0.9}), 59.0)
+    assert trigger is None  # the next one is due a minute after the repetition
+    _, trigger = decide(SHARP, State(sent=CAT, sent_s=0.0), labels({DOG: 0.9}), 5.0, repeat=True)
+    assert trigger == "change"
+
+
+def test_a_result_shows_the_best_that_reach_the_threshold() -> None:
+    seen = labels({CAT: 0.5, DOG: 0.4, 3: 0.29, 4: 0.1})
+    assert [label.index for label in shown_of(Rules(top_k=3), seen)] == [CAT, DOG]
+    assert [label.index for label in shown_of(Rules(top_k=1), seen)] == [CAT]
