@@ -149,7 +149,8 @@ class Appliance:
             self._tell_end(error)
             raise
         finally:
-            if not self._publisher.drain(ended_s + SHUTDOWN_S - time.monotonic()):
+            left_s = ended_s + SHUTDOWN_S - time.monotonic()
+            if not self._publisher.drain(left_s, or_saved=True):
                 waiting = self._publisher.state()[0].queued
                 log.warning("%d messages were not delivered before the end", waiting)
 

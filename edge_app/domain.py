@@ -275,9 +275,16 @@ class SpoolState:
 
 @dataclass(frozen=True, slots=True)
 class MqttState:
-    """Accepted connections since the process started; one is normal."""
+    """How the connection to the broker fares.
+
+    `connects`: accepted since the process started; one is normal. `dropped`: messages to this
+    device that were thrown away unread, because they were too many at once or not to be understood.
+    `trouble`: why nothing can be delivered now, or what the broker refused on this connection.
+    """
 
     connects: int = 0
+    dropped: int = 0
+    trouble: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +318,8 @@ class Delivery(enum.Enum):
 class Message:
     """Bytes for one topic. A SPOOLED payload is a JSON object; the publisher adds `seq` to it.
 
-    `correlation`: what a request asked to see again in its reply (MQTT 5).
+    `correlation`: what a request asked to see again in its reply. `schema`: what the payload
+    follows, empty when it is not ours; both MQTT 5.
     """
 
     topic: str
@@ -321,6 +329,7 @@ class Message:
     expiry_s: int | None = None
     content_type: str = "application/json"
     correlation: bytes = b""
+    schema: str = "edge-app/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,8 +361,11 @@ class Publisher(Protocol):
         """Return what came in since the last call, oldest first. Never blocks."""
         ...
 
-    def drain(self, timeout_s: float) -> bool:
-        """Wait until everything offered was delivered; False when `timeout_s` was not enough."""
+    def drain(self, timeout_s: float, *, or_saved: bool = False) -> bool:
+        """Wait until everything offered was delivered; False when `timeout_s` was not enough.
+
+        `or_saved`: nor wait while nothing can be delivered and a disk will have it all.
+        """
         ...
 
     def close(self) -> None: ...

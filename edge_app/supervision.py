@@ -57,4 +57,5 @@ def broker_line(spool: SpoolState, mqtt: MqttState) -> str:
     """Return how the connection fares, and what waits for it."""
     plural = "" if mqtt.connects == 1 else "s"
     state = f"{mqtt.connects} connection{plural}" if mqtt.connects else "not connected yet"
-    return f"broker: {state}" + (f", {spool.queued} messages wait" if spool.queued else "")
+    waiting = f", {spool.queued} messages wait" if spool.queued else ""
+    return f"broker: {mqtt.trouble or state}{waiting}"

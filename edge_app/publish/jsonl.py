@@ -106,7 +106,7 @@ class JsonLinesPublisher:
         """Return nothing: stdout takes no messages."""
         return []
 
-    def drain(self, timeout_s: float) -> bool:
+    def drain(self, timeout_s: float, *, or_saved: bool = False) -> bool:  # noqa: ARG002
         """Wait until nothing waits any more: it was written, or dropped, which `state` counts."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting, max(0.0, timeout_s))

@@ -151,6 +151,7 @@ class Keeper:
                 # Until that event is settled itself, the next crash must tell the same.
                 settled = unsettled
         self._reserve(settled)
+        self._spool.is_kept = True
 
     def _tick(self) -> None:
         if time.monotonic() < self._retry_at_s:
@@ -167,6 +168,7 @@ class Keeper:
         if self._is_degraded:
             self._reserve(self._spool.oldest_in_memory())  # proves that it can be written
             self._is_degraded = False
+            self._spool.is_kept = True
             event = Event("spool_recovered", f"{self._path}: messages can be saved again")
             self._spool.announce(event)
 
@@ -227,6 +229,7 @@ class Keeper:
             self._file = None
 
     def _degrade(self, error: EdgeAppError) -> None:
+        self._spool.is_kept = False
         self._retry_at_s = time.monotonic() + self._retry_s
         if not self._is_degraded:
             self._is_degraded = True
@@ -236,6 +239,7 @@ class Keeper:
     def _replace(self, error: EdgeAppError) -> None:
         """Give up a file that has become unusable; the next tick makes a new one."""
         self._close_file()
+        self._spool.is_kept = False
         lost = self._spool.rows_lost()
         try:
             aside = set_aside(self._path)

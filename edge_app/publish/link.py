@@ -1,10 +1,11 @@
-"""How to reach a broker. paho is imported here and by the two modules beside it that use a link."""
+"""How to reach a broker, and paho's client with what it lacks."""
 
 from __future__ import annotations
 
 import os
 import random
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,17 +64,55 @@ class Retry:
         return self.pause_s * random.uniform(0.5, 1.0)  # noqa: S311
 
 
-def new_client(broker: Broker, protocol: MQTTProtocolVersion) -> paho.Client:
+class Client(paho.Client):
+    """paho's client, which remembers in `failure` why the link failed, and reads no giants.
+
+    Both methods are paho's own secret: the tests of TLS and of giants notice when it calls them no
+    longer.
+    """
+
+    failure: OSError | None = None
+    max_packet_bytes = 1 << 28
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        """Read up to `bufsize` bytes: never more than what the packet still lacks."""
+        try:
+            if bufsize > self.max_packet_bytes:
+                raise ConnectionError(f"a packet of more than {self.max_packet_bytes} bytes")
+            return super()._sock_recv(bufsize)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def _sock_send(self, buf: bytes | bytearray) -> int:
+        try:
+            return super()._sock_send(buf)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            self.failure = error
+            with suppress(OSError):  # a TLS peer that has hung up may have said why
+                self._sock_recv(1)
+            raise
+
+
+def new_client(
+    broker: Broker, protocol: MQTTProtocolVersion, max_packet_bytes: int = 1 << 28
+) -> Client:
     """Make a client that is not connected yet and leaves reconnecting to its owner.
 
+    A broker of MQTT 5 is to be told of `max_packet_bytes`; a larger packet ends the connection.
     Raises ConfigError when the certificate files cannot be used.
     """
-    client = paho.Client(
+    client = Client(
         CallbackAPIVersion.VERSION2,
         client_id=broker.client_id,
         protocol=protocol,
         reconnect_on_failure=False,
     )
+    client.max_packet_bytes = max_packet_bytes
     client.connect_timeout = _CONNECT_TIMEOUT_S
     if broker.username:
         client.username_pw_set(broker.username, broker.password or None)

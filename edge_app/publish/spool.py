@@ -43,6 +43,7 @@ class Spool:
     ) -> None:
         self.work = threading.Event()  # set when the keeper should not wait for its next tick
         self.on_ready: Callable[[], None] = lambda: None  # called when `take` has more to give
+        self.is_kept = False  # whether a keeper can bring what waits to a disk; it says so
         self._lock = threading.Lock()
         self._as_message = as_message
         self._waiting: OrderedDict[int, Message] = OrderedDict()  # a dict is slow at its front

@@ -211,7 +211,8 @@ def snapshot_message(topics: Topics, jpeg: bytes) -> Message:
 
 def status_message(topics: Topics, *, online: bool) -> Message:
     """Say whether the appliance is there."""
-    return Message(topics.status, ONLINE if online else OFFLINE, Delivery.STATE, retain=True)
+    payload = ONLINE if online else OFFLINE
+    return Message(topics.status, payload, Delivery.STATE, retain=True, content_type="text/plain")
 
 
 def with_seq(payload: bytes, seq: int) -> bytes:

@@ -72,9 +72,9 @@ class FollowedPublisher:
         """See `domain.Publisher`."""
         return self._publisher.state()
 
-    def drain(self, timeout_s: float) -> bool:
+    def drain(self, timeout_s: float, *, or_saved: bool = False) -> bool:
         """See `domain.Publisher`."""
-        return self._publisher.drain(timeout_s)
+        return self._publisher.drain(timeout_s, or_saved=or_saved)
 
     def close(self) -> None:
         """Do nothing: whoever opened the publisher closes it."""

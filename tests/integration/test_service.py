@@ -29,7 +29,7 @@ from tests.integration.test_appliance import (
     finish,
     write_config,
 )
-from tests.integration.test_mqtt_client import tls_options
+from tests.integration.test_mqtt_tls import write_server
 
 
 class Supervisor:
@@ -254,7 +254,7 @@ def test_a_reload_of_a_bad_configuration_is_refused(
 
 def test_certificates_come_as_credentials(tmp_path: Path, supervisor: Supervisor) -> None:
     authority = trustme.CA()
-    options = tls_options(tmp_path, authority, "localhost")
+    options = write_server(tmp_path, authority, "localhost")
     options += [f"cafile {tmp_path / 'ca.pem'}", "require_certificate true"]
     device = authority.issue_cert("under-test")
     folder = tmp_path / "credentials"

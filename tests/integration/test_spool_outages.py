@@ -223,7 +223,7 @@ def test_a_broker_that_dies_fifty_times_under_load(
                     # The link is cut in full flow. What the broker has acknowledged it passes on
                     # before it dies; a broker without storage would take it along. Once the
                     # publisher knows of the cut, no acknowledgement is on its way any more.
-                    wait_until(lambda: not publisher._connected)
+                    wait_until(lambda: publisher.state()[1].trouble)
                     hear_until(lambda: len(consumer.kept) >= offered - spool.state().queued)  # noqa: B023
                 mosquitto.kill()
             mosquitto.start()

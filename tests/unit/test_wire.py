@@ -154,7 +154,7 @@ def test_stats_unknown_is_null() -> None:
     }
     assert found["process"] == {"rss_mb": 92.0, "cpu_percent": None}
     assert found["spool"] == {"queued": 0, "bytes": 0, "dropped": 0}
-    assert found["mqtt"] == {"connects": 1}
+    assert found["mqtt"] == {"connects": 1, "dropped": 0, "trouble": None}
 
 
 def test_status_and_info_are_retained_states() -> None:
