@@ -7,7 +7,6 @@ and compared as ratios, so that heat, clock changes and other programs touch all
 from __future__ import annotations
 
 import json
-import math
 import os
 import queue
 import subprocess
@@ -18,7 +17,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Literal
 
 import numpy as np
 from rich import box
@@ -32,8 +30,9 @@ from edge_app.engine.litert import RUNTIMES, LiteRtEngine
 from edge_app.errors import EXIT_OK, EdgeAppError, EngineError
 from edge_app.publish.link import Broker
 from edge_app.publish.listen import Received, listening
-from edge_app.tools import bench_child, bench_latency
+from edge_app.tools import bench_accelerator, bench_latency
 from edge_app.tools import bench_rig as rig
+from edge_app.tools.bench_figures import Figure, judged
 
 DEFAULT_S = 10.0
 _ROUNDS = 3
@@ -42,21 +41,6 @@ _WARM_UP_S = 1.0
 _TURN_S = 0.7
 _RESUME_S = 0.1
 _IMPORTS = "import edge_app.appliance, edge_app.publish.mqtt, edge_app.camera.images"
-
-Verdict = Literal["", "met", "missed", "not valid"]
-Bound = tuple[str, float]  # "<=" or ">=", and the bound
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One measured value. `verdict`: whether it reaches `target`; empty without a target."""
-
-    name: str
-    value: float
-    unit: str
-    meaning: str
-    target: str = ""
-    verdict: Verdict = ""
 
 
 @dataclass(slots=True)
@@ -86,8 +70,9 @@ def run(*, seconds: float, as_json: bool) -> int:
     for runtime in RUNTIMES:
         progress.print(f"runtime {runtime} ...", style="dim")
         figures += _backend(files.cpu, runtime, seconds, notes)
-    progress.print("child process ...", style="dim")
-    figures += _child(files.cpu, seconds)
+    figures += bench_accelerator.figures(
+        files.cpu, seconds, lambda part: progress.print(f"{part} ...", style="dim")
+    )
     program = rig.find_mosquitto()
     if program is None:
         notes.append(
@@ -113,21 +98,6 @@ def _backend(path: Path, runtime: str, seconds: float, notes: list[str]) -> list
     engine.close()
     meaning = f"one inference, nothing else, one thread, {engine.info.runtime}"
     return [Figure(f"invoke, {runtime}", round(invoke_ms, 2), "ms", meaning)]
-
-
-def _child(path: Path, seconds: float) -> list[Figure]:
-    """Measure what an accelerator's child process costs, and whether it is kept busy."""
-    cost_ms = bench_child.child_cost_ms(path, seconds)
-    exchange_ms = bench_child.exchange_ms(path, seconds / _ROUNDS)
-    labels_hz, share = bench_child.busy_share(path, seconds)
-    device = f"a simulated device of {bench_child.DEVICE_MS:g} ms in a child process"
-    meaning = "the same inference in a child process takes so much longer"
-    return [
-        _judged("child, cost", cost_ms, "ms", meaning, ("<=", 0.15)),
-        Figure("child, exchange", round(exchange_ms, 3), "ms", "a device that takes no time"),
-        Figure("device, labels", round(labels_hz, 1), "1/s", f"the whole loop on {device}"),
-        _judged("device, share", share, "", "of what that device can do alone", (">=", 0.95)),
-    ]
 
 
 def _invoke_hz(engine: Engine, seconds: float) -> float:
@@ -232,7 +202,7 @@ def _one_thread(turns: _Turns) -> list[Figure]:
             "1/s",
             "results a subscriber received: JPEG 640x480 in, MQTT QoS 1 out, every frame",
         ),
-        _judged(
+        judged(
             "labels / bare",
             _share(turns.labels_hz, turns.bare_hz),
             "",
@@ -252,14 +222,14 @@ def _one_thread(turns: _Turns) -> list[Figure]:
             "",
             "the same for decode, resize, invoke, publish one after the other in one thread",
         ),
-        _judged(
+        judged(
             "first result",
             turns.first_result_s,
             "s",
             "start of the process to its first result at a subscriber",
             ("<=", 1.5),
         ),
-        _judged(
+        judged(
             "memory",
             turns.resident_mb,
             "MB",
@@ -272,7 +242,7 @@ def _one_thread(turns: _Turns) -> list[Figure]:
             "MB",
             f"added by all turns after {_WARM_UP_S:g} s of warming up",
         ),
-        _judged(
+        judged(
             "written to disk",
             turns.written_mb_per_h,
             "MB/h",
@@ -308,8 +278,8 @@ def _latency(config: Path, seconds: float) -> list[Figure]:
     added_ms = bench_latency.added_ms(config, max(seconds, 1.0))
     meaning = f"frame ready to publisher has it, inference left out, {_PACED_FPS:g} frames/s"
     return [
-        _judged("added latency p50", float(np.percentile(added_ms, 50)), "ms", meaning, ("<=", 1)),
-        _judged("added latency p99", float(np.percentile(added_ms, 99)), "ms", meaning, ("<=", 5)),
+        judged("added latency p50", float(np.percentile(added_ms, 50)), "ms", meaning, ("<=", 1)),
+        judged("added latency p99", float(np.percentile(added_ms, 99)), "ms", meaning, ("<=", 5)),
     ]
 
 
@@ -328,17 +298,6 @@ def _imports() -> list[Figure]:
             spent_s.append(time.monotonic() - start_s)
         figures.append(Figure(name, round(median(spent_s), 3), "s", meaning))
     return figures
-
-
-def _judged(
-    name: str, value: float, unit: str, meaning: str, target: Bound, *, possible: float = math.inf
-) -> Figure:
-    """Hold `value` to `target`. Above `possible` it is noise, which meets nothing."""
-    sign, bound = target
-    value = round(value, 3)
-    met = value <= bound if sign == "<=" else value >= bound
-    verdict: Verdict = "not valid" if value > possible else "met" if met else "missed"
-    return Figure(name, value, unit, meaning, f"{sign} {bound:g}", verdict)
 
 
 def _report(

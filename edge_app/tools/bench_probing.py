@@ -9,7 +9,6 @@ between two probes, of the same run.
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -28,12 +27,15 @@ from edge_app.engine.failover import FailoverEngine
 from edge_app.engine.health import Limits
 from edge_app.engine.litert import LiteRtEngine, find_runtime
 from edge_app.engine.supervisor import Canary
-from edge_app.loop import Loop
 from edge_app.publish.wire import Topics
-from edge_app.report import HealthReader
-from edge_app.sensors.sampler import Sample
-from edge_app.tools.bench_child import Counted, SimulatedDevice, classify_job
-from edge_app.tools.bench_latency import FollowedFrames, FollowedPublisher, switching_often
+from edge_app.tools.bench_child import DEVICE_MS, SimulatedDevice
+from edge_app.tools.bench_loop import (
+    Counted,
+    FollowedFrames,
+    FollowedPublisher,
+    run_loop,
+    switching_often,
+)
 
 _FPS = 100.0
 _USB_OPEN_S = 0.3
@@ -66,7 +68,7 @@ def open_wrong(path: str, info: dict[str, Any]) -> SimulatedDevice:
     """Do what opening an Edge TPU does, and return a device that gives zeros; in a child."""
     LiteRtEngine(Path(path)).close()
     time.sleep(_USB_OPEN_S)
-    return SimulatedDevice(read_info(info), 4.5)
+    return SimulatedDevice(read_info(info), DEVICE_MS)
 
 
 def latencies_ms(path: Path, seconds: float) -> tuple[list[float], list[float]]:
@@ -79,21 +81,12 @@ def latencies_ms(path: Path, seconds: float) -> tuple[list[float], list[float]]:
     topics = Topics("edge", "bench")
     camera = CameraConfig(source=f"images:{shipped_dir() / 'samples'}", fps=_FPS)
     mailboxes = open_cameras({"main": camera}, info.input_px)
-    with closing(engine), closing(Counted()) as counted, switching_often():
-        frames, publisher = FollowedFrames(mailboxes), FollowedPublisher(counted, topics.result)
-        health = HealthReader(engine, publisher, lambda: mailboxes.counters, lambda _: Sample())
-        loop = Loop(frames, engine, publisher, topics, classify_job(info, health.read))
-
-        def stop() -> None:
-            loop.stop()
-            mailboxes.wake()
-
-        timer = threading.Timer(seconds + _WARM_UP_S, stop)
-        timer.start()
-        began_ns = time.monotonic_ns() + round(_WARM_UP_S * 1e9)
-        with mailboxes:
-            loop.run()
-        timer.join()
+    frames = FollowedFrames(mailboxes)
+    began_ns = time.monotonic_ns() + round(_WARM_UP_S * 1e9)
+    with closing(Counted()) as counted, switching_often():
+        publisher = FollowedPublisher(counted, topics.result)
+        with closing(engine):
+            run_loop(mailboxes, engine, publisher, topics, seconds + _WARM_UP_S, frames=frames)
     return split(frames.ready_ns, publisher.handed_over, lives, began_ns)
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from edge_app.tools import bench_rig
-from edge_app.tools.bench import Bound, _busiest_s, _judged, _share
+from edge_app.tools.bench import _busiest_s, _share
+from edge_app.tools.bench_figures import Bound, judged
 from edge_app.tools.bench_latency import frame_added_ms
+from edge_app.tools.bench_probing import split
 
 
 def test_each_turn_is_compared_with_the_bare_turns_around_it() -> None:
@@ -32,13 +34,13 @@ def test_each_turn_is_compared_with_the_bare_turns_around_it() -> None:
     ],
 )
 def test_a_verdict(value: float, target: Bound, verdict: str) -> None:
-    figure = _judged("name", value, "", "meaning", target, possible=1.0)
+    figure = judged("name", value, "", "meaning", target, possible=1.0)
     assert (figure.value, figure.verdict) == (value, verdict)
     assert figure.target == f"{target[0]} {target[1]:g}"
 
 
 def test_the_verdict_is_on_the_value_that_is_shown() -> None:
-    figure = _judged("name", 0.8999, "", "meaning", (">=", 0.9))
+    figure = judged("name", 0.8999, "", "meaning", (">=", 0.9))
     assert (figure.value, figure.verdict) == (0.9, "met")
 
 
@@ -78,3 +80,14 @@ def test_a_paused_process_is_stopped_and_goes_on() -> None:
 
 def test_the_idle_share_is_a_share() -> None:
     assert 0 <= bench_rig.idle_share(0.05) <= 1
+
+
+def test_a_frame_belongs_to_a_probe_that_it_met() -> None:
+    ms = 1_000_000
+    ready_ns = {0: 0, 1: 10 * ms, 2: 20 * ms, 3: 30 * ms, 4: 40 * ms}
+    handed = [(b'{"frame":%d}' % seq, ready + 3 * ms) for seq, ready in ready_ns.items()]
+    # Born while frame 1 is under way, gone before frame 3; another is frame 4's alone.
+    lives = [(12 * ms, 29 * ms), (39 * ms, 50 * ms)]
+    quiet, probed = split(ready_ns, handed, lives, began_ns=5 * ms)
+    assert (len(quiet), len(probed)) == (1, 3)  # frame 0 is of the warming up
+    assert set(quiet + probed) == {3.0}
