@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from edge_app import policy
+from edge_app.announce import Announcer
 from edge_app.camera.sources import is_lossless, stall_bound_s
 from edge_app.cameras import open_cameras
 from edge_app.catalog import ModelFiles, resolve
@@ -28,6 +29,7 @@ from edge_app.errors import CameraError, CameraStalled, EdgeAppError, EngineErro
 from edge_app.inference import Inbox
 from edge_app.loop import Job, Loop
 from edge_app.publish import wire
+from edge_app.publish.discovery import BIRTH_TOPIC
 from edge_app.publishers import publishing
 from edge_app.recorder import Recorder
 from edge_app.reload import Reloader, rules_of
@@ -49,6 +51,7 @@ log = logging.getLogger(__name__)
 # How long a thread may keep the interpreter while the engine's waits for it to take its next frame.
 # Python's default of 5 ms is longer than an inference; docs/performance.md has the figures.
 SWITCH_INTERVAL_S = 1e-4
+NEWCOMER_S = 5.0  # Home Assistant listens to a new entity within a second or two
 SHUTDOWN_S = 4.5  # to end capture and flush; goodbye and the disk get the rest of SIGTERM's 6 s
 
 
@@ -85,7 +88,7 @@ class Appliance:
         self._settings = _settings(config, self._engine)
         self._topics = topics = wire.Topics(config.mqtt.base, config.device.id)
         self._inbox: Inbox = queue.SimpleQueue()
-        births = [f"{config.mqtt.discovery_prefix}/status"] if config.mqtt.discovery_prefix else []
+        births = [BIRTH_TOPIC] if config.mqtt.discovery_prefix else []
         self._publisher = stack.enter_context(
             publishing(
                 config,
@@ -101,7 +104,9 @@ class Appliance:
         self._sampler = stack.enter_context(Sampler(config.power.source))
         self._notifier = notify.from_environment()
         stack.callback(self._notifier.close)
+        self._announcer = Announcer(config, topics, self._publisher.offer, self._repeat_later)
         self._loop = self._make_loop()
+        self._announcer.start()
         self._errands = stack.enter_context(Errands())
         self._panel = Panel(self._parts(), self._settings, topics, self._publisher)
         # Below these nobody but the appliances themselves, and who commands them, has a say.
@@ -176,6 +181,7 @@ class Appliance:
         self._decode = job.decode
         job = replace(job, take_events=self._take_events, each_second=each_second)
         job = told(job, self._notifier, self._plea, self._engine, self._publisher)
+        job = replace(job, read_health=self._announcer.hearing(job.read_health))
         return Loop(
             self._mailboxes, self._engine, self._publisher, self._topics, job, inbox=self._inbox
         )
@@ -250,8 +256,12 @@ class Appliance:
 
     def _announce(self) -> None:
         """Say again what somebody who has just started cannot know."""
+        self._announcer.announce()
         self._say_info(self._settings)
         self._loop.repeat()
+
+    def _repeat_later(self) -> None:
+        self._loop.call_later(NEWCOMER_S, self._loop.repeat)
 
     def _reopen(self, performance: Performance) -> None:
         if isinstance(self._engine, FailoverEngine):

@@ -87,6 +87,9 @@ _Subparsers = argparse._SubParsersAction
 def _add_running(commands: _Subparsers[argparse.ArgumentParser]) -> None:
     run = commands.add_parser("run", help="be the appliance")
     _config_option(run)
+    run.add_argument(
+        "--forget", action="store_true", help="empty what this device left on the broker, and end"
+    )
     run.set_defaults(command=_run)
 
     demo = commands.add_parser("demo", help="the appliance on sample photos, nothing to set up")
@@ -223,6 +226,11 @@ def _names(text: str) -> list[str]:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.forget:
+        from edge_app import config
+        from edge_app.tools import forget
+
+        return forget.forget(config.load(args.config))
     import faulthandler
 
     from edge_app.stop import Stop

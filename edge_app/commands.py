@@ -37,6 +37,7 @@ class SetArguments(Struct, frozen=True, forbid_unknown_fields=True):
     top_k: Annotated[int, Meta(ge=1, le=1000)] | UnsetType = UNSET
     mode: Mode | UnsetType = UNSET
     fps: Annotated[float, Meta(ge=0, le=1000)] | UnsetType = UNSET
+    paused: bool | UnsetType = UNSET
 
 
 class SnapshotArguments(Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,7 +123,7 @@ class Command:
 def _set(controls: Controls, arguments: SetArguments) -> Settings:
     given = {name: value for name, value in _items(arguments) if value is not UNSET}
     if not given:
-        raise Refused("nothing to set; allowed: threshold, top_k, mode, fps")
+        raise Refused("nothing to set; allowed: threshold, top_k, mode, fps, paused")
     return controls.change(**given)
 
 

@@ -19,6 +19,7 @@ from edge_app.errands import Errands
 from edge_app.errors import EdgeAppError
 from edge_app.loop import Loop
 from edge_app.publish import wire
+from edge_app.publish.discovery import BIRTH
 from edge_app.recorder import FlightRecord, Recorder
 from edge_app.sensors.clock import read_clock
 from edge_app.settings import Gate, Performance, Settings
@@ -26,7 +27,6 @@ from edge_app.snapshot import snapshot
 
 log = logging.getLogger(__name__)
 
-BIRTH = b"online"  # what Home Assistant says once it has started
 _BIRTH_DELAY_S = 5.0  # at most; a fleet should not answer in one moment
 
 

@@ -116,8 +116,8 @@ class Ear:
 
 
 @contextlib.contextmanager
-def ear_at(port: int) -> Iterator[Ear]:
-    with listening(Broker("127.0.0.1", port, f"ear-{time.monotonic_ns()}"), ["edge/#"]) as arrived:
+def ear_at(port: int, topics: str = "edge/#") -> Iterator[Ear]:
+    with listening(Broker("127.0.0.1", port, f"ear-{time.monotonic_ns()}"), [topics]) as arrived:
         yield Ear(arrived)
 
 
