@@ -122,7 +122,7 @@ def test_set_changes_only_what_is_named() -> None:
         ("set", {"fps": -1}, "fps: found -1"),
         ("set", {"mode": "evry"}, "did you mean every?"),
         ("set", {"treshold": 0.5}, "did you mean threshold?"),
-        ("set", {"threshold": 0.5, "paused": True}, "paused: unknown key"),
+        ("set", {"threshold": 0.5, "performance": "low"}, "performance: unknown key"),
         ("set", {str(n): n for n in range(17)}, "17 arguments"),
         ("pause", {"for": 5}, "for: unknown key"),
         ("performance", None, "level: missing"),
