@@ -25,14 +25,16 @@ from edge_app.telemetry import Window
 
 log = logging.getLogger(__name__)
 
+LISTENING_S = 5.0  # Home Assistant subscribes to a new entity's topics within a second or two
+
 ReadHealth = Callable[[Window, int], Health]
 
 
 class Announcer:
     """Announces the appliance, and again when it turns out that it can tell more.
 
-    `offer` publishes; `announced` is called when there may be new entities, which have missed what
-    was published before.
+    `offer` publishes; `repeat` says results again after so many seconds, for new entities, which
+    have missed those that were published before.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class Announcer:
         config: Config,
         topics: Topics,
         offer: Callable[[Message], None],
-        announced: Callable[[], None],
+        repeat: Callable[[float], None],
     ) -> None:
         self._prefix = config.mqtt.discovery_prefix if config.mqtt.url else ""
         self._device = Device(
@@ -52,7 +54,7 @@ class Announcer:
         )
         self._topics = topics
         self._offer = offer
-        self._announced = announced
+        self._repeat = repeat
         self._can = Abilities()
         self._memory = memory_of(config)
         self._current = {discovery_topic(self._prefix, config.device.id)} if self._prefix else set()
@@ -65,7 +67,7 @@ class Announcer:
             self._offer(removal(topic))
         remember(self._memory, self._current | self._stale)
         self.announce()
-        self._announced()
+        self._repeat(LISTENING_S)
 
     def announce(self) -> None:
         """Say what there is, as far as is known; nothing without a prefix."""
@@ -87,7 +89,7 @@ class Announcer:
         if can != self._can:
             self._can = can
             self.announce()
-            self._announced()
+            self._repeat(LISTENING_S)
         if self._stale and health.mqtt.connects:  # then the broker knows
             self._stale = set()
             remember(self._memory, self._current)

@@ -51,7 +51,6 @@ log = logging.getLogger(__name__)
 # How long a thread may keep the interpreter while the engine's waits for it to take its next frame.
 # Python's default of 5 ms is longer than an inference; docs/performance.md has the figures.
 SWITCH_INTERVAL_S = 1e-4
-NEWCOMER_S = 5.0  # Home Assistant listens to a new entity within a second or two
 SHUTDOWN_S = 4.5  # to end capture and flush; goodbye and the disk get the rest of SIGTERM's 6 s
 
 
@@ -104,7 +103,7 @@ class Appliance:
         self._sampler = stack.enter_context(Sampler(config.power.source))
         self._notifier = notify.from_environment()
         stack.callback(self._notifier.close)
-        self._announcer = Announcer(config, topics, self._publisher.offer, self._repeat_later)
+        self._announcer = Announcer(config, topics, self._publisher.offer, self._say_later)
         self._loop = self._make_loop()
         self._announcer.start()
         self._errands = stack.enter_context(Errands())
@@ -260,8 +259,8 @@ class Appliance:
         self._say_info(self._settings)
         self._loop.repeat()
 
-    def _repeat_later(self) -> None:
-        self._loop.call_later(NEWCOMER_S, self._loop.repeat)
+    def _say_later(self, delay_s: float) -> None:
+        self._loop.call_later(delay_s, self._loop.repeat)
 
     def _reopen(self, performance: Performance) -> None:
         if isinstance(self._engine, FailoverEngine):

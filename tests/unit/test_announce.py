@@ -37,7 +37,7 @@ path = "{path}"
         settings = config.parse(text, "test")
         self.announcer = Announcer(settings, topics, self.offered.append, self.count)
 
-    def count(self) -> None:
+    def count(self, _delay_s: float) -> None:
         self.newcomers += 1
 
     def report(self, health: Health) -> None:
