@@ -32,13 +32,14 @@ _OF_OURS = {
 class Status:
     """How the connection fares, for whoever asks; the network's thread writes it.
 
-    `trouble`: what is wrong now, None when nothing is. Each trouble is logged once, until another
-    takes its place or it is over.
+    `trouble`: what is wrong now, None when nothing is. A failure is logged once until it changes or
+    is over; a refusal, which comes again with every connection, once until it changes.
     """
 
     def __init__(self, broker: Broker) -> None:
         self.connects = 0
         self.trouble: str | None = None
+        self._refusal = ""
         self._where = f"broker {broker.host}:{broker.port}"
 
     def accepted(self) -> None:
@@ -48,15 +49,16 @@ class Status:
 
     def cannot(self, reason: str) -> None:
         """No message leaves at present."""
-        self._set(reason, "; trying on")
+        self._log(reason, "; trying on", is_known=reason == self.trouble)
+        self.trouble = reason
 
     def refused(self, reason: str) -> None:
         """The broker has accepted the connection, and refuses something on it."""
-        self._set(reason, "")
+        self._log(reason, "", is_known=reason == self._refusal)
+        self.trouble = self._refusal = reason
 
-    def _set(self, reason: str, then: str) -> None:
-        level = logging.DEBUG if reason == self.trouble else logging.WARNING
-        self.trouble = reason
+    def _log(self, reason: str, then: str, *, is_known: bool) -> None:
+        level = logging.DEBUG if is_known else logging.WARNING
         log.log(level, "%s: %s%s", self._where, reason, then)
 
 

@@ -6,6 +6,7 @@ import logging
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tests.brokers import (
     relaying,
 )
 from tests.mqtt import PATIENCE_S, TOPICS, ear_at, publishing, record, threads, wait_until
+from tests.spools import spool_at
 
 
 def first_times(numbers: list[int]) -> list[int]:
@@ -212,6 +214,7 @@ def test_a_refused_connection_is_not_a_connection(
         with publishing(mosquitto.port, username="me", password="wrong") as publisher:  # noqa: S106
             publisher.offer(record(1))
             wait_until(lambda: "refused: Not authorized" in caplog.text)
+            assert "mqtt.password_file" in str(publisher.state()[1].trouble)
             assert publisher.state()[1].connects == 0
             assert not publisher.drain(0.01)
             assert publisher.state()[0].queued == 1
@@ -219,6 +222,38 @@ def test_a_refused_connection_is_not_a_connection(
             publisher.offer(record(1))
             assert publisher.drain(PATIENCE_S)
     assert "wrong" not in caplog.text
+
+
+def test_the_end_does_not_wait_for_a_broker_when_the_disk_has_it_all(tmp_path: Path) -> None:
+    for_ever_s = 1000.0  # longer than this test may take
+    mosquitto = Mosquitto(tmp_path)
+    with spool_at(tmp_path / "spool.db") as spool, publishing(mosquitto.port, spool) as publisher:
+        publisher.offer(record(1))
+        assert not publisher.drain(for_ever_s, or_saved=True)
+        mosquitto.start()
+        assert publisher.drain(PATIENCE_S)
+        mosquitto.freeze()  # as long as it is connected there is hope
+        publisher.offer(record(2))
+        assert not publisher.drain(0.1, or_saved=True)
+        killer = threading.Timer(0.1, mosquitto.kill)
+        killer.start()
+        assert not publisher.drain(for_ever_s, or_saved=True)
+        killer.join()
+
+
+def test_the_end_waits_for_a_broker_when_no_disk_has_it(tmp_path: Path) -> None:
+    mosquitto = Mosquitto(tmp_path)
+    (tmp_path / "file").touch()
+    unusable = tmp_path / "file" / "spool.db"
+    with spool_at(unusable) as spool, publishing(mosquitto.port, spool) as publisher:
+        publisher.offer(record(1))
+        starter = threading.Timer(0.1, mosquitto.start)
+        starter.start()
+        try:
+            assert publisher.drain(PATIENCE_S, or_saved=True)
+        finally:
+            starter.join()
+            mosquitto.kill()
 
 
 def test_closing_without_a_broker() -> None:
