@@ -36,9 +36,10 @@ test: $(VENV)/.dev system-packages ## run the tests
 	@$(MAKE) --no-print-directory test-tflite
 
 .PHONY: soak
-soak: $(VENV)/.dev system-packages ## 1,000 faults into the accelerator, 100 times kill -9 (half an hour)
-	@SOAK_FAULTS=1000 $(BIN)/pytest -s --timeout 1200 tests/integration/test_accelerator.py \
-		tests/integration/test_spool_outages.py -k "soak or kill_9" $(ARGS)
+soak: $(VENV)/.dev system-packages ## a thousand faults, restarts of a child, 100 times kill -9 (an hour)
+	@SOAK_FAULTS=1000 SOAK_RESTARTS=1000 $(BIN)/pytest -s --timeout 1200 \
+		tests/integration/test_accelerator.py tests/contract/test_engine_child.py \
+		tests/integration/test_spool_outages.py -k "soak or leaks or kill_9" $(ARGS)
 
 .PHONY: fuzz
 fuzz: $(VENV)/.dev ## throw 5,000 batches of messages at the commands (minutes); FUZZ=N for more

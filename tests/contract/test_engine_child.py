@@ -49,6 +49,7 @@ __all__ = [
 ]
 
 SHORT = Bounds(open_s=20.0, first_s=20.0, floor_s=0.3, times_p99=8.0)
+RESTARTS = int(os.environ.get("SOAK_RESTARTS", "12"))
 Open = Callable[..., ChildEngine]
 
 
@@ -76,6 +77,11 @@ def held() -> tuple[int, int]:
     """Return how many descriptors this process has, and how many shared memories."""
     maps = Path("/proc/self/maps").read_text()
     return len(list(Path("/proc/self/fd").iterdir())), maps.count("memfd:edge-app")
+
+
+def rss_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def load(path: str, runtime: str) -> LiteRtEngine:
@@ -274,21 +280,34 @@ def test_a_slow_start_is_no_hang(device: Open) -> None:
         child.run(faulty_engine.picture(seed))
 
 
-def test_nothing_leaks(device: Open, behaviour: Path) -> None:
-    def restart(seed: int) -> None:
-        child = device(running=("well", "abort", "fail")[seed % 3])
+@pytest.mark.timeout(7200)
+def test_nothing_leaks(device: Open) -> None:
+    """Restart after use, death, failure; `make soak` does it a thousand times."""
+
+    def restart(number: int) -> None:
+        child = device(running=("well", "abort", "fail")[number % 3])
         child.open()
-        if seed % 3:
+        if number % 3:
             with pytest.raises(ChildFailed):
-                child.run(faulty_engine.picture(seed))
+                child.run(faulty_engine.picture(number))
         else:
-            child.run(faulty_engine.picture(seed))
+            child.run(faulty_engine.picture(number))
         child.close()
 
     restart(0)
+    before, before_mb = held(), rss_mb()
+    for number in range(RESTARTS):
+        restart(number)
+    assert held() == before
+    assert rss_mb() < before_mb + 20
+    assert child_processes() == set()
+
+
+def test_nothing_leaks_of_a_thousand_that_are_given_up_at_once(device: Open) -> None:
+    device().close()
     before = held()
-    for seed in range(12):
-        restart(seed)
+    for _ in range(1000):
+        device().close()
     assert held() == before
     assert child_processes() == set()
 

@@ -114,6 +114,11 @@ class Device:
         lines = path.read_text().splitlines() if path.exists() else []
         return [dict(pair.split("=", 1) for pair in line.split("\t") if pair) for line in lines]
 
+    @property
+    def visible(self) -> bool:
+        """Whether hosts can see it."""
+        return (self._folder / "socket").exists()
+
     def plug_in(self) -> None:
         """Start the device process, and wait until hosts can see it."""
         self._end()
