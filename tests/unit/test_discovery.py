@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,6 +189,25 @@ def test_what_is_picked_from_a_message_is_in_it() -> None:
                     assert has(messages[topic], path[1:].split(".")), (key, path)
                     looked_up += 1
     assert looked_up > 20
+
+
+def test_the_documentation_lists_every_entity() -> None:
+    text = (Path(__file__).parents[2] / "docs/home-assistant.md").read_text()
+    rows = re.findall(r"^\| ([A-Z][^|]*) \| ([a-z]+) \| ([a-z, ]*)\|", text, re.MULTILINE)
+    kinds = {"sensor": "sensor", "problem": "binary_sensor", "connectivity": "binary_sensor"}
+    listed = {
+        name: (kinds.get(kind, kind), where.strip().removesuffix(", off"), ", off" in where)
+        for name, kind, where in rows
+    }
+    categories = {"config": "configuration", "diagnostic": "diagnostic", "": ""}
+    assert listed == {
+        entity["name"]: (
+            entity["platform"],
+            categories[entity.get("entity_category", "")],
+            not entity.get("enabled_by_default", True),
+        )
+        for entity in announced()["components"].values()
+    }
 
 
 def has(record: Any, path: list[str]) -> bool:
