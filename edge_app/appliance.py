@@ -25,7 +25,7 @@ from edge_app.domain import Engine, Event, Frame, Label, Tensor
 from edge_app.engine.failover import FailoverEngine
 from edge_app.engines import edgetpu_starter, open_engine
 from edge_app.errands import Errands
-from edge_app.errors import CameraError, CameraStalled, EdgeAppError, EngineError, ModelError
+from edge_app.errors import CameraError, EdgeAppError, EngineError, ModelError
 from edge_app.inference import Inbox
 from edge_app.loop import Job, Loop
 from edge_app.publish import wire
@@ -161,7 +161,8 @@ class Appliance:
     def _tell_end(self, error: BaseException) -> None:
         """Leave word of why it ends: an event, if somebody can do something, and the record."""
         if isinstance(error, (CameraError, EngineError)):
-            event = _event(error)
+            camera = {"camera": error.camera} if error.camera else {}
+            event = Event(error.kind, str(error), camera)
             self._recorder.add_event(event)
             now_ns, clock = time.monotonic_ns(), read_clock()
             self._publisher.offer(wire.event_message(self._topics, event, now_ns, clock))
@@ -240,7 +241,10 @@ class Appliance:
         events = engine.events() if isinstance(engine, FailoverEngine) else []
         if self._engine.info.backend != self._backend_told:
             self._say_info(self._settings)
-        events += [*self._happened, *self._sampler.events(), *self._desk.events(time.monotonic())]
+        refused = self._desk.events(time.monotonic())
+        for event in refused:
+            log.warning("%s", event.message, extra=event.fields())
+        events += [*self._happened, *self._sampler.events(), *refused]
         self._happened.clear()
         for event in events:
             self._recorder.add_event(event)
@@ -276,12 +280,6 @@ def _settings(config: Config, engine: Engine) -> Settings:
         mode=config.publish.mode,
         performance=config.model.performance if has_edgetpu else None,
     )
-
-
-def _event(error: CameraError | EngineError) -> Event:
-    if isinstance(error, CameraStalled):
-        return Event("camera_stalled", str(error))
-    return Event("camera_failed" if isinstance(error, CameraError) else "engine_failed", str(error))
 
 
 def _job(config: Config, files: ModelFiles, engine: Engine, health: HealthReader) -> Job:

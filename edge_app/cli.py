@@ -60,7 +60,8 @@ def _explain(error: EdgeAppError, *, in_journal: bool) -> None:
     if error.hint:
         lines.append(f"hint: {error.hint}")
     if in_journal:
-        log.error("%s", "\n".join(lines))
+        fields = {"edge_event": error.kind, "edge_camera": error.camera}
+        log.error("%s", "\n".join(lines), extra=fields)
     else:
         print("edge-app: " + "\n".join(lines), file=sys.stderr)
 

@@ -170,6 +170,12 @@ class Event:
     message: str
     details: Mapping[str, str | int | float | None] = field(default_factory=dict)
 
+    def fields(self) -> dict[str, object]:
+        """Return it as the `extra` of a log record, which the journal can be searched by."""
+        return {"edge_event": self.kind} | {
+            f"edge_{name}": value for name, value in self.details.items()
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Percentiles:

@@ -17,6 +17,8 @@ class EdgeAppError(Exception):
     """What was found wrong, what is allowed (the message) and what to do (`hint`)."""
 
     exit_code = EXIT_BUG
+    kind = ""  # of the event that tells of it, when it ends the appliance
+    camera = ""  # the one it is about
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -43,10 +45,13 @@ class CameraError(EdgeAppError):
     """A camera cannot be opened or used."""
 
     exit_code = EXIT_UNAVAILABLE
+    kind = "camera_failed"
 
 
 class CameraStalled(CameraError):
     """A camera that was open yielded nothing for its bound."""
+
+    kind = "camera_stalled"
 
 
 class CameraEnded(CameraError):
@@ -61,6 +66,7 @@ class EngineError(EdgeAppError):
     """An inference engine cannot be opened or used."""
 
     exit_code = EXIT_UNAVAILABLE
+    kind = "engine_failed"
 
 
 class ModelError(EngineError):

@@ -85,7 +85,7 @@ class Reloader:
             faults = "; ".join(error.faults) or error.hint
             said = f"configuration refused, the old one stays: {error}: {faults}"
             event = Event("config_refused", said)
-            log.warning("%s", said, extra={"edge_event": event})
+            log.warning("%s", said, extra=event.fields())
             self._tell(event)
         self._notifier.reloaded(said)
 
@@ -101,7 +101,7 @@ class Reloader:
             self._loop.stats_every_s = after.stats.interval_s
             self._panel.change(**_settings(after, self._panel.has_edgetpu))
         event = Event("config_reloaded", said)
-        log.info("%s", said, extra={"edge_event": event})
+        log.info("%s", said, extra=event.fields())
         self._tell(event)
         return said
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from edge_app.domain import Camera, Frame
-from edge_app.errors import CameraEnded, CameraStalled, CorruptFrame
+from edge_app.errors import CameraEnded, CameraError, CameraStalled, CorruptFrame
 
 T = TypeVar("T")
 
@@ -178,6 +178,8 @@ class Mailboxes(Generic[T]):
             box.finished = True  # nothing in its slot: it was here for its end
             if box.failure is not None:
                 self._ready.put(box)  # raised again by the next take
+                if isinstance(box.failure, CameraError):
+                    box.failure.camera = box.name
                 raise box.failure
 
     def _next(self, deadline_ns: int) -> _Box[T] | None:
@@ -189,10 +191,12 @@ class Mailboxes(Generic[T]):
                 # What has ended does not stall; that it has ended is in the queue, in its turn.
                 at_work = not box.finished and thread.is_alive()
                 if at_work and box.slot is None and box.stalls_at_ns() <= now_ns:
-                    raise CameraStalled(
+                    stalled = CameraStalled(
                         f"camera {box.name}: no frame for {_waited_s(box, now_ns):.1f} s",
                         hint="check its cable, power and network; restarting usually helps",
                     )
+                    stalled.camera = box.name
+                    raise stalled
             if not unfinished and self._ready.empty():
                 raise CameraEnded("every camera has come to its end")
             until_ns = min([deadline_ns, *(box.stalls_at_ns() for box in unfinished)])
@@ -219,7 +223,13 @@ class Mailboxes(Generic[T]):
             frame = camera.read(box.feed.stall_s if box.captured else box.feed.open_s)
         except CorruptFrame as error:
             level = logging.DEBUG if box.corrupt else logging.WARNING
-            log.log(level, "camera %s: skipping what cannot be decoded: %s", box.name, error)
+            log.log(
+                level,
+                "camera %s: skipping what cannot be decoded: %s",
+                box.name,
+                error,
+                extra={"edge_camera": box.name},
+            )
             box.corrupt += 1
             return
         box.captured += 1

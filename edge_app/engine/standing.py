@@ -103,9 +103,10 @@ class Standing:
             return
         baseline_ms, p95_ms = self.drift.baseline_p95_ms, self.drift.pace.p95_ms
         message = f"the accelerator has become slow: p95 {p95_ms:.1f} ms, was {baseline_ms:.1f} ms"
-        log.warning("%s", message)
         details: Details = {"baseline_p95_ms": _rounded(baseline_ms), "p95_ms": _rounded(p95_ms)}
-        self._events.append(Event("accelerator_slow", message, details))
+        event = Event("accelerator_slow", message, details)
+        log.warning("%s", message, extra=event.fields())
+        self._events.append(event)
 
     def _say_failed(self, before: Status, error: EngineError, pause_s: float) -> None:
         # Without the traceback, which would keep the picture and the dead child in memory.
@@ -119,7 +120,6 @@ class Standing:
         else:  # the same as last time: said once
             log.debug("accelerator: %s; next try in %.1f s", str(error), pause_s)
             return
-        log.warning("accelerator: %s; the CPU answers; next try in %.1f s", str(error), pause_s)
         details: Details = {
             "backend": "cpu",
             "cause": str(error),
@@ -127,7 +127,10 @@ class Standing:
             "said": error.said if isinstance(error, ChildFailed) else "",
             "retry_s": round(pause_s, 1),
         }
-        self._events.append(Event(kind, f"the CPU answers: {error}", details))
+        event = Event(kind, f"the CPU answers: {error}", details)
+        text = "accelerator: %s; the CPU answers; next try in %.1f s"
+        log.warning(text, str(error), pause_s, extra=event.fields())
+        self._events.append(event)
 
     def _say_promoted(self, after: Status, backend: str) -> None:
         self.failure = None
@@ -142,8 +145,9 @@ class Standing:
         )
 
     def _say(self, kind: str, message: str, details: Details) -> None:
-        log.info("accelerator: %s", message)
-        self._events.append(Event(kind, message, details))
+        event = Event(kind, message, details)
+        log.info("accelerator: %s", message, extra=event.fields())
+        self._events.append(event)
 
 
 def _rounded(value_ms: float | None) -> float | None:

@@ -147,7 +147,7 @@ class Spool:
 
     def announce(self, event: Event) -> None:
         """Log the event, and append it as a message."""
-        log.warning("%s", event.message)
+        log.warning("%s", event.message, extra=event.fields())
         with self._lock:
             self._announce(event)
 
@@ -157,16 +157,18 @@ class Spool:
 
     def _count_dropped(self, count: int, first_seq: int, last_seq: int) -> None:
         self._dropped += count
-        if not self._overflowing:
-            log.warning("the spool is full: the oldest messages are given up from here on")
-        elif not first_seq <= self._overflow_seq <= last_seq:
+        is_new = not self._overflowing
+        if not is_new and not first_seq <= self._overflow_seq <= last_seq:
             return
         # An episode has one event; another takes its place if it had to go itself.
         self._overflowing = True
         self._overflow_seq = self._next_seq
         text = "the spool is full: the oldest messages are given up"
         details = {"last": last_seq, "dropped": self._dropped}
-        self._announce(Event("spool_overflow", text, details))
+        event = Event("spool_overflow", text, details)
+        if is_new:
+            log.warning("%s from here on", text, extra=event.fields())
+        self._announce(event)
 
     # What follows is for the keeper.
 

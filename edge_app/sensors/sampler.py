@@ -92,7 +92,7 @@ class Sampler:
             sample = Sample(energy, read_thermal(self._sysfs_root), self._throttle.read())
             self._newest = (time.monotonic_ns(), sample)
             if event := self._episodes.note(sample.throttled, started_s):
-                log.warning("%s", event.message)
+                log.warning("%s", event.message, extra=event.fields())
                 self._events.put(event)
             if self._closing.wait(max(0.0, started_s + self._period_s - time.monotonic())):
                 return

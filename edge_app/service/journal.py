@@ -15,10 +15,6 @@ import sys
 import uuid
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from edge_app.domain import Event
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +70,7 @@ def message_id(kind: str) -> str:
 def fields(record: logging.LogRecord) -> dict[str, str | int]:
     """Return a record's fields beside MESSAGE.
 
-    A `domain.Event` that was logged with `extra={"edge_event": event}` adds its particulars.
+    What was logged with `extra={"edge_NAME": value}` becomes EDGE_NAME; see `domain.Event.fields`.
     """
     found: dict[str, str | int] = {
         "PRIORITY": priority(record.levelno),
@@ -85,14 +81,11 @@ def fields(record: logging.LogRecord) -> dict[str, str | int]:
         "CODE_LINE": record.lineno,
         "CODE_FUNC": record.funcName or "",
     }
-    event: Event | None = getattr(record, "edge_event", None)
-    if event is not None:
-        found |= {"MESSAGE_ID": message_id(event.kind), "EDGE_EVENT": event.kind}
-        found |= {
-            f"EDGE_{name.upper()}": str(value)
-            for name, value in event.details.items()
-            if value not in (None, "")
-        }
+    for name, value in vars(record).items():
+        if name.startswith("edge_") and value not in (None, ""):
+            found[name.upper()] = str(value)
+    if "EDGE_EVENT" in found:
+        found["MESSAGE_ID"] = message_id(str(found["EDGE_EVENT"]))
     return found
 
 

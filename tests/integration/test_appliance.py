@@ -276,6 +276,7 @@ def test_a_stalled_camera_ends_it_with_an_event(tmp_path: Path, mosquitto: Mosqu
         ear.hear_until(lambda ear: ear.payloads("status")[-1:] == [b"offline"])
     event = json.loads(ear.payloads("event")[0])
     assert (code, event["event"]) == (69, "camera_stalled")
+    assert event["details"] == {"camera": "main"}
     assert "camera main: no frame for" in err
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from edge_app.domain import Event
+from edge_app.errors import CameraStalled
 from edge_app.service.journal import (
     JournalHandler,
     PriorityFormatter,
@@ -88,7 +89,7 @@ def record_of(level: int, **extra: object) -> logging.LogRecord:
 
 def test_an_event_is_found_by_its_fields() -> None:
     event = Event("fallback", "x", {"backend": "cpu", "retry_s": 1.5, "hint": "", "cause": None})
-    found = fields(record_of(logging.WARNING, edge_event=event))
+    found = fields(record_of(logging.WARNING, **event.fields()))
     assert found["PRIORITY"] == 4
     assert found["EDGE_EVENT"] == "fallback"
     assert found["EDGE_BACKEND"] == "cpu"
@@ -133,3 +134,16 @@ def test_a_closed_stderr_leads_nowhere() -> None:
     descriptor = os.open("/dev/null", os.O_WRONLY)
     os.close(descriptor)
     assert not is_journal({"JOURNAL_STREAM": "0:0"}, descriptor)
+
+
+def test_what_ends_the_appliance_is_found_by_event_and_camera() -> None:
+    error = CameraStalled("camera porch: no frame for 6.3 s")
+    error.camera = "porch"
+    found = fields(record_of(logging.ERROR, edge_event=error.kind, edge_camera=error.camera))
+    assert (found["EDGE_EVENT"], found["EDGE_CAMERA"]) == ("camera_stalled", "porch")
+    assert found["MESSAGE_ID"] == message_id("camera_stalled")
+
+
+def test_a_line_about_no_event_has_no_message_id() -> None:
+    found = fields(record_of(logging.INFO, edge_event="", edge_camera=""))
+    assert not any(name.startswith(("EDGE_", "MESSAGE_ID")) for name in found)
