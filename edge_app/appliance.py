@@ -23,6 +23,7 @@ from edge_app.control import Panel, Parts, Reception
 from edge_app.desk import Desk
 from edge_app.domain import Engine, Event, Frame, Label, Tensor
 from edge_app.engine.failover import FailoverEngine
+from edge_app.engine.survey import Survey, survey
 from edge_app.engines import edgetpu_starter, open_engine
 from edge_app.errands import Errands
 from edge_app.errors import CameraError, EdgeAppError, EngineError, ModelError
@@ -85,6 +86,7 @@ class Appliance:
         self._engine = open_engine(config.model, self._files)
         stack.callback(self._engine.close)
         self._settings = _settings(config, self._engine)
+        self._survey: Survey | None = None
         self._topics = topics = wire.Topics(config.mqtt.base, config.device.id)
         self._inbox: Inbox = queue.SimpleQueue()
         births = [BIRTH_TOPIC] if config.mqtt.discovery_prefix else []
@@ -107,6 +109,8 @@ class Appliance:
         self._loop = self._make_loop()
         self._announcer.start()
         self._errands = stack.enter_context(Errands())
+        if isinstance(self._engine, FailoverEngine):
+            self._errands.add(self._look_for_edgetpus)
         self._panel = Panel(self._parts(), self._settings, topics, self._publisher)
         # Below these nobody but the appliances themselves, and who commands them, has a say.
         trees = [f"{config.mqtt.base}/", f"{config.mqtt.base}-cmd/"]
@@ -231,6 +235,16 @@ class Appliance:
         labels = self._decode(trial.outputs, self._loop.rules.top_k)
         return policy.shown(self._loop.rules, labels)
 
+    def _look_for_edgetpus(self) -> None:
+        """Find out what there is of libedgetpu and pycoral, which takes a process and a while."""
+        found = survey()
+
+        def tell() -> None:
+            self._survey = found
+            self._say_info(self._settings)
+
+        self._loop.call_soon(tell)
+
     # What follows runs in the loop's thread.
 
     def _take_in(self) -> None:
@@ -253,7 +267,7 @@ class Appliance:
     def _say_info(self, settings: Settings) -> None:
         self._settings = settings
         self._backend_told = self._engine.info.backend
-        info = describe(self._config, self._files, self._engine, settings)
+        info = describe(self._config, self._files, self._engine, settings, self._survey)
         message = wire.info_message(self._topics, info, time.monotonic_ns(), read_clock())
         self._publisher.offer(message)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -22,7 +23,9 @@ from edge_app.domain import (
     Publisher,
     Rates,
 )
+from edge_app.engine.devices import attached
 from edge_app.engine.failover import FailoverEngine
+from edge_app.engine.survey import Survey
 from edge_app.sensors.energy import PowerReport
 from edge_app.sensors.process import ProcessMeter
 from edge_app.sensors.sampler import Sample
@@ -101,10 +104,20 @@ class Info(msgspec.Struct):
     model: dict[str, object]
     cameras: dict[str, dict[str, object]]
     settings: Settings
+    edgetpu: Survey | None
 
 
-def describe(config: Config, files: ModelFiles, engine: Engine, settings: Settings) -> Info:
-    """Say what this appliance is, and which `settings` are in effect."""
+def describe(
+    config: Config,
+    files: ModelFiles,
+    engine: Engine,
+    settings: Settings,
+    survey: Survey | None = None,
+) -> Info:
+    """Say what this appliance is, and which `settings` are in effect.
+
+    `survey`: what it has for an Edge TPU; which are attached is looked up again.
+    """
     return Info(
         device={
             "id": config.device.id,
@@ -125,6 +138,7 @@ def describe(config: Config, files: ModelFiles, engine: Engine, settings: Settin
             for name, camera in config.camera.items()
         },
         settings=settings,
+        edgetpu=None if survey is None else replace(survey, attached=attached()),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from pathlib import Path
 
 from edge_app.engine.devices import LIBRARY, EdgeTpu, ask_library, attached
 from edge_app.errors import EngineError
+
+_NICE = 10  # the appliance may be answering frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ def _ask_pycoral() -> Pycoral | None:
 
 
 def _main(library: str) -> None:
+    os.nice(_NICE)
     version: str | None = None
     listed: tuple[str, ...] = ()
     problem = ""

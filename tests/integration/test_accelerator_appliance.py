@@ -89,9 +89,12 @@ def test_it_falls_back_and_returns_and_says_so(tmp_path: Path, model: Path, tpu:
     away = next(s for s in stats if s["accelerator"]["fallbacks"] == 1)
     assert away["accelerator"]["cause"]
     assert stats[-1]["accelerator"]["promotions"] == 2
-    infos = [record["backend"] for record in records if record["topic"].endswith("/info")]
-    assert infos[0] == "cpu"
-    assert "edgetpu" in infos
+    infos = [record for record in records if record["topic"].endswith("/info")]
+    assert infos[0]["backend"] == "cpu"
+    assert "edgetpu" in [info["backend"] for info in infos]
+    survey = infos[-1]["edgetpu"]  # libedgetpu, asked in a process of its own
+    assert survey["library_version"]
+    assert survey["problem"] == ""
     assert tpu.opens[0]["Performance"] == "Max"
     assert err.count("the CPU answers") <= 2  # lost; then, absent: each said once
 
@@ -129,8 +132,9 @@ def test_edgetpu_serves_every_frame(tmp_path: Path, model: Path, tpu: Device) ->
 
 def test_cpu_never_probes(tmp_path: Path, model: Path, tpu: Device) -> None:
     with appliance(config(tmp_path, model, "cpu", "loop = false")) as process:
-        code, _, _ = finish(process)
+        code, out, _ = finish(process)
     assert (code, tpu.opens) == (0, [])
+    assert '"edgetpu":null' in out
 
 
 @pytest.mark.parametrize("backend", ["auto", "edgetpu"])
