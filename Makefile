@@ -87,6 +87,10 @@ check: $(VENV)/.dev ## lint, format, types, and who may import whom
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@echo "check: all fine"
 
+.PHONY: docs
+docs: $(VENV)/.dev ## write the tables of docs/mqtt.md anew from the records they describe
+	@$(BIN)/python -m tests.mqtt_tables
+
 .PHONY: bench
 bench: $(VENV)/.dev system-packages ## measure this machine; ARGS=--json for programs
 	@$(BIN)/edge-app bench $(ARGS)

@@ -118,7 +118,11 @@ class PipelinedEngine(Engine, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One class and its score in 0..1."""
+    """One class and its score in 0..1.
+
+    `index`: of the model's output. `label`: its name, empty when the model has no names.
+    `score`: 0 to 1.
+    """
 
     index: int
     label: str
@@ -189,7 +193,11 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Per second, over a window."""
+    """Per second, over a window.
+
+    `captured`: frames read from the cameras. `inferred`: frames the model answered. `published`:
+    results handed to the publisher.
+    """
 
     captured: float
     inferred: float
@@ -198,7 +206,12 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """Counts over a window. `gated`: captured but left out on purpose (paused, no motion)."""
+    """Counts over a window.
+
+    `captured`: read from the cameras. `inferred`: answered by the model. `dropped`: overwritten by
+    a newer one before the engine was free. `gated`: left out on purpose: paused, or more than `set`
+    allows. `corrupt`: could not be decoded.
+    """
 
     captured: int
     inferred: int
@@ -211,9 +224,14 @@ class Frames:
 class Power:
     """What was measured over a window, by what; all None without a sensor.
 
-    `watts`: the mean. `energy_total_j`: since `source` was first read. `mj_per_inference`: gross,
-    all that was taken divided by the frames inferred; `mj_per_inference_above_idle`: the same above
-    `idle_watts`, the mean power measured while nothing was inferred.
+    `watts`: the mean; a window without a reading has the newest. `source`: what measured it (see
+    power.md), never None beside a number. `energy_j`: taken in this window; None when a part of it
+    was not measured. `energy_total_j`: measured since `source` was first read; starts at 0 with the
+    process, and with another source. `idle_watts`: the mean of the newest window without an
+    inference that followed another such window. `mj_per_inference`: gross: everything taken in the
+    window, divided by the frames inferred. `mj_per_inference_above_idle`: the same, counting only
+    what is above `idle_watts`; None until idle was measured, and when the difference is not
+    positive.
     """
 
     watts: float | None = None
@@ -227,7 +245,11 @@ class Power:
 
 @dataclass(frozen=True, slots=True)
 class Thermal:
-    """Temperatures in degrees Celsius."""
+    """Temperatures in degrees Celsius.
+
+    `soc`: the processor's thermal zone, as the kernel reports it. `tpu`: the hottest PCIe Edge TPU;
+    a USB one tells no temperature.
+    """
 
     soc: float | None = None
     tpu: float | None = None
@@ -237,7 +259,9 @@ class Thermal:
 class Throttled:
     """Why the processor runs slower than it could; None when nothing can tell.
 
-    `known`: the conditions that can be told at all; one that is not among them may hold.
+    `now`: those of `known` that hold. `since_boot`: those that held since boot. `known`: the
+    conditions that can be told at all: `under_voltage`, `arm_capped`, `throttled` and
+    `soft_temp_limit` by the firmware, `under_voltage` alone by the kernel; another one may hold.
     """
 
     now: tuple[str, ...] | None = None
@@ -247,10 +271,14 @@ class Throttled:
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """How the accelerator fares. State "none": none is in use, and none is looked for.
+    """How the accelerator fares.
 
-    `canaries`: runs on pictures with a known answer that were right. `baseline_p95_ms`: the best
-    p95 of its runs so far, None before it is known. `cause`: why the CPU answers in its place.
+    `fallbacks`: how often the CPU had to take over since the start. `promotions`: how often it was
+    put to service. `state`: `none` when none is in use, and none is looked for; else `opening`,
+    `canary`, `promoted`, `healthy` or `backing_off`, see accelerator.md. `canaries`: runs on
+    pictures with a known answer that were right. `baseline_p95_ms`: the best p95 of its last 256
+    runs so far; None until there were so many. `p95_ms`: of its last 256 runs. `cause`: why the CPU
+    answers in its place.
     """
 
     fallbacks: int = 0
@@ -264,7 +292,10 @@ class Accelerator:
 
 @dataclass(frozen=True, slots=True)
 class ProcessUse:
-    """What this process takes: resident memory, and processor time as a share of one core."""
+    """What this process takes.
+
+    `rss_mb`: resident memory. `cpu_percent`: processor time as a share of one core.
+    """
 
     rss_mb: float | None
     cpu_percent: float | None
@@ -272,7 +303,11 @@ class ProcessUse:
 
 @dataclass(frozen=True, slots=True)
 class SpoolState:
-    """Messages waiting for the broker."""
+    """Messages waiting for the broker.
+
+    `queued`: how many. `bytes`: what they take, in memory and on the disk. `dropped`: given up
+    since the start: the oldest of too many, those the broker refused, and those lost with a disk.
+    """
 
     queued: int = 0
     bytes: int = 0

@@ -95,7 +95,13 @@ class HealthReader:
 
 
 class Info(msgspec.Struct):
-    """The payload of the info topic, after its stamp."""
+    """What this device is; the payload of the info topic, after its stamp.
+
+    `device`: `id`, `area`, host name and machine. `versions`: of this program, Python and the
+    interpreter of models. `boot_id`: the kernel's, another one after every boot. `backend`: what
+    computes now. `model`: its name, input, classes, and what its passport says. `cameras`: each
+    one's source, rate and crop. `settings`: those in effect, which commands may have changed.
+    """
 
     device: dict[str, str]
     versions: dict[str, str]

@@ -16,8 +16,9 @@ Performance = Literal["low", "medium", "high", "max"]
 class Settings(Struct, frozen=True):
     """The values in effect.
 
-    `fps`: at most so many frames a second of each camera are inferred; 0: every frame that the
-    engine has time for. `performance`: the Edge TPU's clock; null when none is in use.
+    `threshold`, `top_k`, `mode`: as configured, or as last `set`. `fps`: at most so many frames a
+    second of each camera are inferred; 0: every frame that the engine has time for. `paused`:
+    whether inferring rests. `performance`: the Edge TPU's clock; None when none is in use.
     """
 
     threshold: float

@@ -14,7 +14,7 @@ from edge_app.publish.spool import Spool
 log = logging.getLogger(__name__)
 
 _VOLATILE_LIMIT = 32
-_RECEIVED_LIMIT = 64
+RECEIVED_LIMIT = 64
 
 Key = int | str | None  # whose acknowledgement it is: a number, a state's topic, nobody's
 Taken = tuple[Key, Message]
@@ -142,7 +142,7 @@ class Inbox:
             level = logging.WARNING if self.dropped == 1 else logging.DEBUG
             log.log(level, "a message was thrown away: %s", error)
             return
-        if len(self._waiting) < _RECEIVED_LIMIT:
+        if len(self._waiting) < RECEIVED_LIMIT:
             self._is_full = False
             self._waiting.append(received)
             self._on_received()
@@ -152,7 +152,7 @@ class Inbox:
             self._is_full = True
             log.warning(
                 "more than %d messages at once for this device; the rest is thrown away unread",
-                _RECEIVED_LIMIT,
+                RECEIVED_LIMIT,
             )
 
 

@@ -37,8 +37,14 @@ _NS_PER_MS = 1_000_000
 _encode = msgspec.json.Encoder().encode
 
 
-class _Stamped(msgspec.Struct, kw_only=True):
-    """What every record begins with. `ts` is UTC; wrong unless `clock_synced`."""
+class Stamped(msgspec.Struct, kw_only=True):
+    """What every record begins with.
+
+    `v`: the schema's version. `ts`: UTC, ISO 8601 with milliseconds. `clock_synced`: whether the
+    kernel's clock is synchronised; `ts` is unreliable while it is false, None when nothing can
+    tell. `uptime_ms`: milliseconds since boot that no clock change affects, of the same moment as
+    `ts`.
+    """
 
     v: int = VERSION
     ts: str
@@ -47,7 +53,12 @@ class _Stamped(msgspec.Struct, kw_only=True):
 
 
 class TimingRecord(msgspec.Struct):
-    """Milliseconds; see `domain.Timing`."""
+    """Milliseconds; see `domain.Timing`.
+
+    `age`: from capture to the start of inference, `preprocess` and waiting included. `preprocess`:
+    crop and resize, in the capture thread. `invoke`: inference. `postprocess`: decoding the
+    outputs.
+    """
 
     age: float
     preprocess: float
@@ -55,8 +66,16 @@ class TimingRecord(msgspec.Struct):
     postprocess: float
 
 
-class ResultRecord(_Stamped, kw_only=True):
-    """What one frame showed; `ts` and `uptime_ms` are the moment it was captured."""
+class ResultRecord(Stamped, kw_only=True):
+    """What one frame showed; `ts` and `uptime_ms` are the moment it was captured.
+
+    `camera`: its name in the configuration. `frame`: its number since the camera was opened; gaps
+    are frames that were not published. `task`: what was asked of the model. `model`: its name.
+    `backend`: what really computed this answer: `cpu` or `edgetpu`. `trigger`: `change`: another
+    label leads; `heartbeat`: nothing else for `publish.heartbeat_s`; `every`: every frame is
+    published. `labels`: at most `top_k`, best first, each with a score of at least `threshold`; may
+    be empty. `timing_ms`: where its time went, in milliseconds.
+    """
 
     camera: str
     frame: int
@@ -68,16 +87,25 @@ class ResultRecord(_Stamped, kw_only=True):
     timing_ms: TimingRecord
 
 
-class EventRecord(_Stamped, kw_only=True):
-    """Something that happened."""
+class EventRecord(Stamped, kw_only=True):
+    """Something that happened.
+
+    `event`: its kind, from the table below. `message`: the same in a sentence. `details`: its
+    particulars, by kind.
+    """
 
     event: str
     message: str
     details: dict[str, str | int | float | None]
 
 
-class StatsRecord(_Stamped, kw_only=True):
-    """How the appliance fares; null is "not known"."""
+class StatsRecord(Stamped, kw_only=True):
+    """How the appliance fares over a window; None is "not known".
+
+    `window_s`: its length. `backend`: what computes now. `latency_ms`: by stage, from every frame,
+    not from samples: `preprocess`, `invoke` and `end_to_end` (from capture to the message handed
+    over); None in a window without frames.
+    """
 
     window_s: float
     backend: str
@@ -93,8 +121,12 @@ class StatsRecord(_Stamped, kw_only=True):
     mqtt: MqttState
 
 
-class ReplyRecord(_Stamped, kw_only=True):
-    """The answer to a command: `result` when `ok`, else the `reason` it was refused for."""
+class ReplyRecord(Stamped, kw_only=True):
+    """The answer to a command.
+
+    `command`: which one. `ok`: whether it was carried out. `reason`: why it was refused. `result`:
+    by command, see below; None when it was refused.
+    """
 
     command: str
     ok: bool
