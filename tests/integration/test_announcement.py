@@ -20,6 +20,13 @@ ANNOUNCED = "homeassistant/device/under-test/config"
 LEFT = [ANNOUNCED, *(f"edge/under-test/{kind}" for kind in ("info", "stats", "status"))]
 
 
+def configure(folder: Path, port: int, **more: str) -> Path:
+    """Write a configuration of an appliance that ends; its last report is kept for a minute."""
+    path = write_config(folder, port=port, camera="loop = false", **more)
+    path.write_text(path.read_text().replace("interval_s = 0.5", "interval_s = 20"))
+    return path
+
+
 def run_once(config: Path) -> None:
     """Let the appliance show every sample photo, and end."""
     with appliance(config) as process:
@@ -33,7 +40,7 @@ def held(port: int) -> dict[str, bytes]:
 
 
 def test_it_is_announced_with_what_it_is(tmp_path: Path, mosquitto: Mosquitto) -> None:
-    run_once(write_config(tmp_path, port=mosquitto.port, camera="loop = false"))
+    run_once(configure(tmp_path, mosquitto.port))
     left = held(mosquitto.port)
     assert set(left) == set(LEFT)
     announced = json.loads(left[ANNOUNCED])
@@ -58,7 +65,7 @@ def test_an_emptied_prefix_takes_the_announcement_back(
     tmp_path: Path, mosquitto: Mosquitto
 ) -> None:
     spool = str(tmp_path / "spool.db")
-    config = write_config(tmp_path, port=mosquitto.port, camera="loop = false", spool=spool)
+    config = configure(tmp_path, mosquitto.port, spool=spool)
     run_once(config)
     text = config.read_text()
     config.write_text(text.replace("[mqtt]", '[mqtt]\ndiscovery_prefix = ""'))
@@ -69,7 +76,7 @@ def test_an_emptied_prefix_takes_the_announcement_back(
 def test_forget_leaves_nothing(
     tmp_path: Path, mosquitto: Mosquitto, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    config = write_config(tmp_path, port=mosquitto.port, camera="loop = false")
+    config = configure(tmp_path, mosquitto.port)
     run_once(config)
     assert cli.main(["run", "--forget", "--config", str(config)]) == 0
     said = capfd.readouterr()
@@ -84,7 +91,7 @@ def test_forget_also_finds_what_earlier_configurations_announced(
     tmp_path: Path, mosquitto: Mosquitto, capfd: pytest.CaptureFixture[str]
 ) -> None:
     spool = str(tmp_path / "spool.db")
-    config = write_config(tmp_path, port=mosquitto.port, camera="loop = false", spool=spool)
+    config = configure(tmp_path, mosquitto.port, spool=spool)
     old = 'discovery_prefix = "elsewhere"'
     text = config.read_text()
     config.write_text(text.replace("[mqtt]", f"[mqtt]\n{old}"))
