@@ -27,12 +27,11 @@ from edge_app.errors import EXIT_OK, ModelError, UsageError
 from edge_app.sensors.energy import EnergyMeter
 from edge_app.sensors.power import PowerSensor
 from edge_app.tools import plot as pictures
+from edge_app.tools.bench_openers import EngineOpener
+from edge_app.tools.bench_openers import openers as openers_of
 from edge_app.tools.cost import cost_of
 from edge_app.tools.targets import find_target
 from edge_app.tools.tflite_reader import read_graph
-
-# Opens the model of a CPU file on one backend; None: this model has no file for it.
-EngineOpener = Callable[[Path, str], Engine | None]
 
 ROUNDS = 20
 # Long enough that a power meter that ticks every millisecond sees each turn.
@@ -97,15 +96,15 @@ def bench_models(
 ) -> int:
     """Measure `targets` (paths, installed models, architecture names) and print; return exit code.
 
-    `openers`: by backend; only the CPU when None. `read_energy_j`: a counter of the energy the
-    machine has used, in joules; the machine's own power source when None. Raises ModelError,
-    EngineError, UsageError.
+    `openers`: by backend; those of `bench_openers` when None. `read_energy_j`: a counter of the
+    energy the machine has used, in joules; the machine's own power source when None. Raises
+    ModelError, EngineError, UsageError.
     """
     if not targets or rounds < 1:
         raise UsageError("no models to measure", hint="--models a,b,c")
     if plot is not None:
         pictures.check_plot(plot)
-    openers = openers or {"cpu": _cpu_opener(threads)}
+    openers = openers or openers_of(threads)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="edge-app-bench-")))
         runners = _open_all(targets, openers, folder, stack)
@@ -138,15 +137,6 @@ def fit_line(results: Sequence[Measured]) -> Fit | None:
     spread = float(((latency_ms - latency_ms.mean()) ** 2).sum())
     r_squared = 1 - rest / spread if len(results) > 2 and spread > 0 else None
     return Fit(float(intercept), float(slope), r_squared)
-
-
-def _cpu_opener(threads: int) -> EngineOpener:
-    def open_on_cpu(path: Path, name: str) -> Engine:
-        from edge_app.engine.litert import LiteRtEngine
-
-        return LiteRtEngine(path, name=name, threads=threads)
-
-    return open_on_cpu
 
 
 def _open_all(

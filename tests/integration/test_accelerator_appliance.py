@@ -145,6 +145,21 @@ def test_classify_waits_for_it(model: Path, tpu: Device, backend: str) -> None:
     assert json.loads(done.stdout)["backend"] == "edgetpu"
 
 
+@pytest.mark.parametrize("present", [True, False])
+def test_bench_measures_it_where_there_is_one(model: Path, tpu: Device, present: bool) -> None:
+    if not present:
+        tpu.unplug()
+    command = [sys.executable, "-m", "edge_app", "bench", "--json", "--models", str(model)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+    measured = {each["backend"]: each for each in json.loads(done.stdout)["models"]}
+    assert set(measured) == ({"cpu", "edgetpu"} if present else {"cpu"})
+    if present:
+        assert "libedgetpu" in measured["edgetpu"]["runtime"]
+        assert measured["edgetpu"]["median_ms"] > 0
+    else:
+        assert "not measured on the Edge TPU: " in done.stderr
+
+
 def test_a_model_without_a_twin_says_so(tmp_path: Path) -> None:
     path = write_config(tmp_path, port=None, tables='[model]\nbackend = "edgetpu"\n')
     with appliance(path) as process:
