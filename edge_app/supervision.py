@@ -55,7 +55,7 @@ def status_line(health: Health) -> str:
 
 def broker_line(spool: SpoolState, mqtt: MqttState) -> str:
     """Return how the connection fares, and what waits for it."""
-    plural = "" if mqtt.connects == 1 else "s"
-    state = f"{mqtt.connects} connection{plural}" if mqtt.connects else "not connected yet"
+    again = f" for the {mqtt.connects}. time" if mqtt.connects > 1 else ""
+    state = f"connected{again}" if mqtt.connects else "connecting"
     waiting = f", {spool.queued} messages wait" if spool.queued else ""
     return f"broker: {mqtt.trouble or state}{waiting}"
