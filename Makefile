@@ -151,16 +151,21 @@ lock-homeassistant: $(VENV)/.dev ## pin what test-homeassistant installs
 provisioning: .venv-ansible/.ready ## install Ansible into .venv-ansible (docs/deploy.md)
 
 .PHONY: check-provisioning
-check-provisioning: .venv-ansible/.ready ## lint the playbooks at ansible-lint's production profile
+check-provisioning: .venv-ansible/.lint ## lint the playbooks at ansible-lint's production profile
 	@cd provisioning && PATH="$(CURDIR)/.venv-ansible/bin:$$PATH" \
 		ANSIBLE_INVENTORY=inventory.example.yml ansible-lint -q --strict
 	@echo "check-provisioning: all fine"
 
+INTO_ANSIBLE = .venv-ansible/bin/pip install --disable-pip-version-check --progress-bar off
 .venv-ansible/.ready: provisioning/controller.txt
 	@echo "installing Ansible into .venv-ansible (once) ..."
 	@$(PYTHON) -m venv .venv-ansible
-	@.venv-ansible/bin/pip install --disable-pip-version-check --progress-bar off \
-		-r provisioning/controller.txt | $(PROGRESS)
+	@$(INTO_ANSIBLE) -r provisioning/controller.txt | $(PROGRESS)
+	@touch $@
+
+.venv-ansible/.lint: provisioning/lint.txt .venv-ansible/.ready
+	@echo "installing ansible-lint into .venv-ansible (once) ..."
+	@$(INTO_ANSIBLE) -r provisioning/controller.txt -r provisioning/lint.txt | $(PROGRESS)
 	@touch $@
 
 .PHONY: bundle

@@ -117,7 +117,7 @@ def _add_health(commands: _Subparsers[argparse.ArgumentParser]) -> None:
     health.add_argument("--watch-s", type=float, default=0.0, help="watch for restarts so long")
     health.add_argument("--backend", choices=("cpu", "edgetpu"), default="", help="must compute")
     health.add_argument("--baseline", type=Path, metavar="FILE", help="its best p95 so far")
-    health.add_argument("--slower-by", type=_positive, default=1.5, help="allowed factor of it")
+    health.add_argument("--slower-by", type=_positive, default=2.0, help="allowed factor of it")
     health.add_argument("--no-result", action="store_true", help="a report is enough")
     health.add_argument("--json", action="store_true")
     _config_option(health)

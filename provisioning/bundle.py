@@ -26,7 +26,13 @@ LOCKS = ROOT / "provisioning" / "requirements"
 SUMS = "SHA256SUMS"
 # What a wheel may say it needs of glibc; the lock files are made for 2.28 and newer.
 _GLIBC_MINORS = range(17, 29)
-_OWN = ("ca", "inventory.yml", "__pycache__", ".ansible")  # a site's, and what tools leave behind
+_OWN = (
+    "ca",
+    "inventory.yml",
+    "__pycache__",
+    ".ansible",
+    "*.whl",
+)  # a site's, and what tools leave behind
 
 
 def platforms() -> list[str]:

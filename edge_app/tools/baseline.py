@@ -15,7 +15,7 @@ _SLACK_MS = 10.0  # twice a few milliseconds is noise, not a worse release
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A file of the best p95 so far, in milliseconds, by "MODEL BACKEND"."""
+    """A file of the best p95 so far, in milliseconds, by what it was measured of."""
 
     path: Path
 

@@ -10,7 +10,7 @@ import os
 import queue
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -20,72 +20,11 @@ from edge_app.errors import EXIT_OK, EXIT_UNAVAILABLE, EdgeAppError
 from edge_app.publish.listen import Received, listening
 from edge_app.publishers import broker_of
 from edge_app.tools.baseline import Baseline
+from edge_app.tools.heard import Heard
 from edge_app.tools.unit import Unit, read_unit
 
 _POLL_S = 0.25
 _RETRY_S = 1.0
-
-
-class Best(msgspec.Struct, frozen=True):
-    """A label of a result."""
-
-    label: str
-    score: float
-
-
-class Result(msgspec.Struct, frozen=True):
-    """Of a result, what is judged and shown."""
-
-    uptime_ms: int
-    backend: str
-    model: str
-    labels: list[Best]
-
-
-class Rates(msgspec.Struct, frozen=True):
-    """Of a report's rates, what is shown."""
-
-    inferred: float
-
-
-class Quantiles(msgspec.Struct, frozen=True):
-    """Of a latency, what is judged, in milliseconds."""
-
-    p95: float
-
-
-class Latency(msgspec.Struct, frozen=True):
-    """Of a report's latencies, what is judged; None before the first frame."""
-
-    end_to_end: Quantiles | None
-
-
-class Stats(msgspec.Struct, frozen=True):
-    """Of a report, what is judged and shown."""
-
-    uptime_ms: int
-    backend: str
-    fps: Rates
-    latency_ms: Latency
-
-
-class Versions(msgspec.Struct, frozen=True):
-    """Of what a device is, its release."""
-
-    edge_app: str
-
-
-class Model(msgspec.Struct, frozen=True):
-    """Of what a device runs, its name."""
-
-    name: str
-
-
-class Info(msgspec.Struct, frozen=True):
-    """Of what a device is, what is shown."""
-
-    versions: Versions
-    model: Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,51 +33,7 @@ class Wanted:
 
     backend: str = ""
     result: bool = True
-    slower_by: float = 1.5
-
-
-@dataclass
-class Heard:
-    """What the broker passed on that the device said after `since_ms` of its monotonic clock."""
-
-    since_ms: int
-    trouble: str = ""  # with the broker itself
-    status: str = ""
-    info: Info | None = None
-    result: Result | None = None
-    stats: list[Stats] = field(default_factory=list)
-
-    def absorb(self, topic: str, payload: bytes) -> None:
-        """Take one message in. What is retained from before counts for `status` and `info` only."""
-        kind = topic.rpartition("/")[2]
-        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
-            if kind == "status":
-                self.status = payload.decode()
-            elif kind == "info":
-                self.info = msgspec.json.decode(payload, type=Info)
-            elif kind == "result":
-                result = msgspec.json.decode(payload, type=Result)
-                self.result = result if result.uptime_ms >= self.since_ms else self.result
-            elif kind == "stats":
-                stats = msgspec.json.decode(payload, type=Stats)
-                if stats.uptime_ms >= self.since_ms:
-                    self.stats.append(stats)
-
-    def p95_ms(self, backend: str) -> float | None:
-        """The best end-to-end p95 of a window: what disturbs a measurement only adds to it."""
-        known = [
-            stats.latency_ms.end_to_end.p95
-            for stats in self.stats
-            if stats.latency_ms.end_to_end and stats.backend == (backend or self.backend())
-        ]
-        return min(known, default=None)
-
-    def backend(self) -> str:
-        """What computes now, or "" when nothing was heard."""
-        if self.result is None:
-            return self.stats[-1].backend if self.stats else ""
-        newer = [stats for stats in self.stats if stats.uptime_ms > self.result.uptime_ms]
-        return newer[-1].backend if newer else self.result.backend
+    slower_by: float = 2.0
 
 
 def faults_of(heard: Heard, wanted: Wanted) -> list[str]:
@@ -192,10 +87,19 @@ def run(
         faults = restarts_between(before, after) + faults
     p95_ms = heard.p95_ms(wanted.backend)
     if baseline is not None and p95_ms is not None and not faults:
-        key = f"{heard.info.model.name if heard.info else ''} {heard.backend()}"
-        faults += Baseline(baseline).judge(key, p95_ms, wanted.slower_by)
+        faults += Baseline(baseline).judge(_comparable(config, heard), p95_ms, wanted.slower_by)
     _print(_report(config, heard, after, p95_ms, faults), as_json=as_json)
     return EXIT_UNAVAILABLE if faults else EXIT_OK
+
+
+def _comparable(config: Config, heard: Heard) -> str:
+    """Name what a latency depends on: a device that was given other work has no baseline for it."""
+    model = heard.info.model.name if heard.info else config.model.name
+    cameras = (
+        f"{camera.size_px[0]}x{camera.size_px[1]}@{camera.fps:g}"
+        for _, camera in sorted(config.camera.items())
+    )
+    return " ".join((model, heard.backend(), *cameras))
 
 
 def _listen(config: Config, heard: Heard, wanted: Wanted, end_s: float, least_s: float) -> None:

@@ -26,13 +26,13 @@ def outcome(record: Mapping[str, Any], summary: Mapping[str, int] | None) -> str
     if record.get("faults"):
         words.append("not healthy: " + "; ".join(record["faults"]))
     elif record.get("healthy"):
-        words.append("healthy")
+        words.append("healthy")  # what runs now, also where something was taken back
     if summary is None:
         return "not touched"
     if not words:
         unreachable = summary["unreachable"] or summary["ignored"]
         return "unreachable" if unreachable else "failed, see above"
-    return ", ".join(words)
+    return "; ".join(words)
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:

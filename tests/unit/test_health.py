@@ -9,7 +9,8 @@ import pytest
 
 from edge_app.errors import EdgeAppError
 from edge_app.tools.baseline import Baseline
-from edge_app.tools.health import Heard, Wanted, faults_of, restarts_between
+from edge_app.tools.health import Wanted, faults_of, restarts_between
+from edge_app.tools.heard import Heard
 from edge_app.tools.unit import Unit
 
 SINCE_MS = 1_000
