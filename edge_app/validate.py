@@ -16,6 +16,8 @@ from msgspec import Struct
 
 S = TypeVar("S", bound=Struct)
 
+_LONGEST_WORD = 60  # what is longer is no slip of a finger, and takes long to compare
+
 
 def convert(kind: type[S], data: object) -> tuple[S | None, list[str]]:
     """Return `data` as a `kind`, and what is wrong with it.
@@ -38,6 +40,8 @@ def shown(value: object) -> str:
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return " (did you mean X?)" for the choice most like `word`, or nothing."""
+    if len(word) > _LONGEST_WORD:
+        return ""
     found = difflib.get_close_matches(word, list(choices), n=1)
     return f" (did you mean {found[0]}?)" if found else ""
 
