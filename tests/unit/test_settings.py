@@ -56,8 +56,8 @@ def test_a_camera_that_is_not_punctual_loses_no_frame_to_a_limit_of_its_own_rate
     clock = Clock()
     gate = Gate(clock)
     gate.fps = 30
-    late = [number / 30 + (0.01 if number % 2 else 0) for number in range(300)]
-    assert passed(gate, clock, late) == late
+    uneven = [number / 30 - (0.01 if number % 2 else 0) for number in range(300)]
+    assert passed(gate, clock, uneven) == uneven
 
 
 def test_each_camera_has_its_own_turn() -> None:
