@@ -17,23 +17,24 @@ from edge_app import policy
 from edge_app.announce import Announcer
 from edge_app.camera.sources import is_lossless, stall_bound_s
 from edge_app.cameras import open_cameras
-from edge_app.catalog import ModelFiles, resolve
+from edge_app.catalog import resolve
 from edge_app.config import Config
 from edge_app.control import Panel, Parts, Reception
 from edge_app.desk import Desk
-from edge_app.domain import Engine, Event, Frame, Label, Tensor
+from edge_app.domain import Event, Frame, Label
 from edge_app.engine.failover import FailoverEngine
 from edge_app.engine.survey import Survey, survey
 from edge_app.engines import edgetpu_starter, open_engine
 from edge_app.errands import Errands
 from edge_app.errors import CameraError, EdgeAppError, EngineError, ModelError
 from edge_app.inference import Inbox
-from edge_app.loop import Job, Loop
+from edge_app.job import job_of, settings_of
+from edge_app.loop import Loop
 from edge_app.publish import wire
 from edge_app.publish.discovery import BIRTH_TOPIC
 from edge_app.publishers import publishing
 from edge_app.recorder import Recorder
-from edge_app.reload import Reloader, rules_of
+from edge_app.reload import Reloader
 from edge_app.report import HealthReader, describe
 from edge_app.selftest import Subjects, run_selftest
 from edge_app.sensors.clock import read_clock
@@ -43,7 +44,6 @@ from edge_app.service.plea import Plea
 from edge_app.settings import Gate, Performance, Settings
 from edge_app.stop import Stop
 from edge_app.supervision import told, usb_plea
-from edge_app.task import classify
 from edge_app.task.image import fit
 from edge_app.telemetry import Window
 
@@ -85,7 +85,7 @@ class Appliance:
         self._files = resolve(config.model.name, config.model.labels)
         self._engine = open_engine(config.model, self._files)
         stack.callback(self._engine.close)
-        self._settings = _settings(config, self._engine)
+        self._settings = settings_of(config, self._engine)
         self._survey: Survey | None = None
         self._topics = topics = wire.Topics(config.mqtt.base, config.device.id)
         self._inbox: Inbox = queue.SimpleQueue()
@@ -181,7 +181,7 @@ class Appliance:
             if self._loop.inference.idle:  # paused, or a slow camera's; who hangs is not idle
                 self._notifier.progressed()
 
-        job = _job(self._config, self._files, self._engine, health)
+        job = job_of(self._config, self._files, self._engine, health)
         self._decode = job.decode
         job = replace(job, take_events=self._take_events, each_second=each_second)
         job = told(job, self._notifier, self._plea, self._engine, self._publisher)
@@ -283,32 +283,3 @@ class Appliance:
     def _reopen(self, performance: Performance) -> None:
         if isinstance(self._engine, FailoverEngine):
             self._engine.reopen(edgetpu_starter(self._config.model, self._files, performance))
-
-
-def _settings(config: Config, engine: Engine) -> Settings:
-    """Return the configured values of what commands can change."""
-    has_edgetpu = isinstance(engine, FailoverEngine)
-    return Settings(
-        threshold=config.model.threshold,
-        top_k=config.model.top_k,
-        mode=config.publish.mode,
-        performance=config.model.performance if has_edgetpu else None,
-    )
-
-
-def _job(config: Config, files: ModelFiles, engine: Engine, health: HealthReader) -> Job:
-    spec = engine.info.outputs[0]
-    labels = classify.fit_labels(files.labels, spec.shape[-1]) if files.labels else ()
-
-    def decode(outputs: list[Tensor], count: int) -> tuple[Label, ...]:
-        return classify.decode(classify.scores(outputs[0], spec), labels, count, 0.0)
-
-    return Job(
-        task="classify",
-        model=engine.info.model,
-        rules=rules_of(config),
-        decode=decode,
-        read_clock=read_clock,
-        read_health=health.read,
-        stats_every_s=config.stats.interval_s,
-    )

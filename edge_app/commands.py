@@ -187,7 +187,8 @@ def read(command: str, payload: bytes) -> Struct:
     """Return the arguments of `command`. Raises Refused, naming every fault."""
     if command not in COMMANDS:
         near = nearest(command, COMMANDS)
-        raise Refused(f"unknown command {shown(command[:100])}{near}; allowed: {', '.join(COMMANDS)}")
+        allowed = ", ".join(COMMANDS)
+        raise Refused(f"unknown command {shown(command[:100])}{near}; allowed: {allowed}")
     if len(payload) > MAX_BYTES:
         raise Refused(f"{len(payload)} bytes of arguments; allowed: at most {MAX_BYTES}")
     try:

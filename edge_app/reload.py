@@ -15,8 +15,8 @@ from edge_app.config import Config
 from edge_app.control import Panel
 from edge_app.domain import Event
 from edge_app.errors import ConfigError
+from edge_app.job import rules_of
 from edge_app.loop import Loop
-from edge_app.policy import Rules
 from edge_app.service.notify import Notifier
 
 log = logging.getLogger(__name__)
@@ -40,19 +40,6 @@ def changed(before: Config, after: Config) -> tuple[str, ...]:
     """Return the keys that differ, dotted and sorted, such as "camera.main.fps"."""
     old, new = _flat(msgspec.to_builtins(before)), _flat(msgspec.to_builtins(after))
     return tuple(sorted(key for key in old | new if old.get(key) != new.get(key)))
-
-
-def rules_of(config: Config) -> Rules:
-    """Return when to publish, as configured."""
-    return Rules(
-        mode=config.publish.mode,
-        threshold=config.model.threshold,
-        top_k=config.model.top_k,
-        heartbeat_s=config.publish.heartbeat_s,
-        smoothing_s=config.publish.smoothing_s,
-        hysteresis=config.publish.hysteresis,
-        min_interval_s=config.publish.min_interval_s,
-    )
 
 
 class Reloader:
