@@ -1,6 +1,7 @@
 """Runs `edge-app` with a processor that stops answering, as a driver's deadlock would have it.
 
-Usage: python -m tests.hanging_engine FILE ARGUMENTS...; inference hangs once FILE is there.
+Usage: python -m tests.hanging_engine FILE ARGUMENTS...; inference hangs once FILE is there,
+and FILE.hangs then is, too.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ answer = LiteRtEngine.run
 
 def run(self: LiteRtEngine, pixels: Pixels) -> list[Tensor]:
     """Answer, or never."""
-    if Path(sys.argv[1]).exists():
+    flag = Path(sys.argv[1])
+    if flag.exists():
+        flag.with_suffix(".hangs").touch()
         threading.Event().wait()
     return answer(self, pixels)
 
