@@ -30,7 +30,7 @@ from edge_app.engine.litert import RUNTIMES, LiteRtEngine
 from edge_app.errors import EXIT_OK, EdgeAppError, EngineError
 from edge_app.publish.link import Broker
 from edge_app.publish.listen import Received, listening
-from edge_app.tools import bench_accelerator, bench_latency
+from edge_app.tools import bench_accelerator, bench_latency, bench_spool
 from edge_app.tools import bench_rig as rig
 from edge_app.tools.bench_figures import Figure, judged
 
@@ -84,6 +84,8 @@ def run(*, seconds: float, as_json: bool) -> int:
         if program is not None:
             with rig.mosquitto(program, folder) as broker:
                 figures += _pipeline(files.cpu, folder, broker, seconds, progress)
+                progress.print("spool ...", style="dim")
+                figures += bench_spool.figures(folder, broker, seconds)
     _report(model, seconds, figures, notes, as_json)
     return EXIT_OK
 

@@ -23,6 +23,11 @@ NEEDS_BROKER = {
     "added latency p99",
     "first result",
     "memory",
+    "spooled",
+    "replayed",
+    "replayed / online",
+    "disk, offline",
+    "disk, online",
 }
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edge_app.tools import bench_rig
+from edge_app.tools import bench_rig, bench_spool
 from edge_app.tools.bench import _busiest_s, _share
 from edge_app.tools.bench_figures import Bound, judged
 from edge_app.tools.bench_latency import frame_added_ms
@@ -91,3 +92,24 @@ def test_a_frame_belongs_to_a_probe_that_it_met() -> None:
     quiet, probed = split(ready_ns, handed, lives, began_ns=5 * ms)
     assert (len(quiet), len(probed)) == (1, 3)  # frame 0 is of the warming up
     assert set(quiet + probed) == {3.0}
+
+
+def test_what_is_written_for_a_thousand_messages_and_in_an_hour() -> None:
+    found = bench_spool.Measured(
+        count=200_000,
+        message_bytes=438,
+        spooled_hz=50_000.4,
+        offline_bytes=200e6,
+        growth_mb=7.0,
+        replayed_hz=4_800.0,
+        replay_share=1.04,
+        online_count=20_000,
+        online_bytes=16_000,
+    )
+    values = {figure.name: figure.value for figure in bench_spool.rows(found)}
+    assert values["disk, offline"] == 1000  # kB
+    assert values["disk, online"] == 0.8
+    assert values["disk, online, an hour"] == 86  # 108 times as many messages
+    assert values["memory, 200000 queued"] == 7
+    in_memory = bench_spool.rows(replace(found, offline_bytes=0))
+    assert not any("disk" in figure.name for figure in in_memory)
