@@ -20,7 +20,7 @@ def figures(path: Path, seconds: float, say: Callable[[str], None]) -> list[Figu
     say("a simulated device in the loop")
     found += _device(path, seconds)
     say("an accelerator that is opened again and again")
-    return found + _probing(path, 2 * seconds)
+    return found + _probing(path, 3 * seconds)
 
 
 def _child(path: Path, seconds: float) -> list[Figure]:

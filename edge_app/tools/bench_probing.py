@@ -37,7 +37,7 @@ from edge_app.tools.bench_loop import (
     switching_often,
 )
 
-_FPS = 100.0
+_FPS = 30.0
 _USB_OPEN_S = 0.3
 _PAUSE_S = 1.0
 _WARM_UP_S = 1.0

@@ -298,6 +298,38 @@ def test_each_way_to_fail_has_its_own_cause_and_cure(
     assert isinstance(caught.value, ModelError) == (what == "not-compiled")
 
 
+BARRED = """
+import functools, sys
+from pathlib import Path
+from edge_app.engine import devices, edgetpu
+from edge_app.errors import EngineError
+# The library and its device are the stand-in's; the kernel's lists have to be written.
+devices.attached = functools.partial(devices.attached, Path(sys.argv[2]), Path(sys.argv[2]))
+try:
+    edgetpu.open_here(path=sys.argv[1])
+except EngineError as error:
+    print(error, error.hint, sep="; ")
+"""
+
+
+def test_permission_denied(tpu: Device, files: catalog.ModelFiles, tmp_path: Path) -> None:
+    usb = tmp_path / "bus/usb/devices/2-1"
+    usb.mkdir(parents=True)
+    said = {"idVendor": "18d1", "idProduct": "9302", "busnum": "2", "devnum": "4"}
+    for field, value in said.items():
+        (usb / field).write_text(value)
+    node = tmp_path / "bus/usb/002/004"
+    node.parent.mkdir()
+    node.touch(0)
+    tpu.socket.chmod(0)
+    command = [sys.executable, "-c", BARRED, str(files.edgetpu), str(tmp_path)]
+    if os.geteuid() == 0:  # without these capabilities, permissions bind root like anybody
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert f"{node}: permission denied" in done.stdout, done.stderr
+    assert "udev" in done.stdout
+
+
 def test_a_compiled_model_without_its_delegate(files: catalog.ModelFiles) -> None:
     assert files.edgetpu is not None
     with pytest.raises(ModelError, match="compiled for the Edge TPU, cannot run on the CPU"):

@@ -115,9 +115,14 @@ class Device:
         return [dict(pair.split("=", 1) for pair in line.split("\t") if pair) for line in lines]
 
     @property
+    def socket(self) -> Path:
+        """What must be opened for it, as a device node would be."""
+        return self._folder / "socket"
+
+    @property
     def visible(self) -> bool:
         """Whether hosts can see it."""
-        return (self._folder / "socket").exists()
+        return self.socket.exists()
 
     def plug_in(self) -> None:
         """Start the device process, and wait until hosts can see it."""
@@ -189,7 +194,7 @@ class Device:
             self._process.kill()
             self._process.wait()
             self._process = None
-        (self._folder / "socket").unlink(missing_ok=True)
+        self.socket.unlink(missing_ok=True)
 
 
 @contextmanager
