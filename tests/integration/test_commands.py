@@ -211,10 +211,14 @@ def test_a_flood_of_bad_commands_changes_nothing(tmp_path: Path, mosquitto: Mosq
         last = operator.of_kind("result")[-1]["frame"]
         operator.hear(lambda h: h.kind == "result" and h.json()["frame"] > last + 10, since)
 
-        def serves() -> bool:
-            return bool(operator.ask("set", {"threshold": 0.6})["ok"])
-
-        assert any(serves() for _ in range(50))  # once the tokens are back
+        # The last of the flood may still be on its way: what comes with it is thrown away unread.
+        for _ in range(40):
+            operator.send("set", {"threshold": 0.6})
+            operator.hear(lambda h: h.kind == "stats", len(operator.heard))
+            if operator.of_kind("info")[-1]["settings"]["threshold"] == 0.6:
+                break
+        else:
+            raise AssertionError("it serves no command any more")
         results = operator.of_kind("result", since)
         span_s = (results[-1]["uptime_ms"] - results[0]["uptime_ms"]) / 1e3
         replies = [h for h in operator.heard[since:] if h.kind in ("reply", "replies")]
