@@ -33,7 +33,7 @@ from edge_app.loop import Loop
 from edge_app.publish import wire
 from edge_app.publish.discovery import BIRTH_TOPIC
 from edge_app.publishers import publishing
-from edge_app.recorder import Recorder
+from edge_app.recorder import Recorder, place_of_copy
 from edge_app.reload import Reloader
 from edge_app.report import HealthReader, describe
 from edge_app.selftest import Subjects, run_selftest
@@ -52,6 +52,10 @@ log = logging.getLogger(__name__)
 # How long a thread may keep the interpreter while the engine's waits for it to take its next frame.
 # Python's default of 5 ms is longer than an inference; docs/performance.md has the figures.
 SWITCH_INTERVAL_S = 1e-4
+UNCLEAN_END = (
+    "the process before this one was killed or crashed; the log has its last minute "
+    "(flight recorder)"
+)
 SHUTDOWN_S = 4.5  # to end capture and flush; goodbye and the disk get the rest of SIGTERM's 6 s
 
 
@@ -81,7 +85,10 @@ class Appliance:
         self._config = config
         self._plea = plea
         self._happened: list[Event] = []
-        self._recorder = Recorder()
+        self._recorder = Recorder(place_of_copy())
+        stack.callback(self._recorder.close)
+        if self._recorder.recover():
+            self._happened.append(Event("unclean_end", UNCLEAN_END))
         self._files = resolve(config.model.name, config.model.labels)
         self._engine = open_engine(config.model, self._files)
         stack.callback(self._engine.close)

@@ -1,19 +1,24 @@
 """The flight recorder: the last minute, in memory, to tell why the appliance ended.
 
-Nothing is written while all is well, so it wears no SD card.
+Nothing is written to a disk while all is well, so it wears no SD card. Under systemd a copy lies in
+the runtime directory, which is memory too: it outlives a process that is killed or crashes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from edge_app.domain import Event, Health, Percentiles
+from edge_app.files import write_file
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +27,8 @@ _EVENTS = 50
 _MAX_MESSAGE = 300  # characters of an event's
 # systemd's journal cuts a line of standard error in two after 48 KiB (LineMax=).
 MAX_BYTES = 40_000
+_COPY_EVERY_S = 5  # a copy takes a millisecond or two
+_KILLED = "found at the next start: it was killed, or crashed"
 
 Cell = float | str | None
 
@@ -79,15 +86,48 @@ COLUMNS = ["uptime_ms", *_CELLS]
 
 
 class Recorder:
-    """Keeps what was said last. Every method may be called from any thread."""
+    """Keeps what was said last; `copy` is where a copy lies, None for nowhere.
 
-    def __init__(self) -> None:
+    Every method but `recover` and `close` may be called from any thread.
+    """
+
+    def __init__(self, copy: Path | None = None) -> None:
         self._seconds: deque[tuple[int, Health]] = deque(maxlen=SECONDS)
         self._events: deque[tuple[int, Event]] = deque(maxlen=_EVENTS)
+        self._copy = copy
+        self._copied_ns = 0
 
     def add_second(self, health: Health, now_ns: int) -> None:
         """Keep the report on one second."""
         self._seconds.append((now_ns, health))
+        if self._copy is not None and now_ns - self._copied_ns >= _COPY_EVERY_S * 1e9:
+            self._copied_ns = now_ns
+            try:
+                write_file(self._copy, msgspec.json.encode(self.record(_KILLED)))
+            except OSError as error:
+                log.warning("flight recorder: no copy at %s: %s", self._copy, error)
+                self._copy = None
+
+    def recover(self) -> bool:
+        """Log what a process before this one has left behind, if it ended without a word."""
+        if self._copy is None:
+            return False
+        try:
+            data = self._copy.read_bytes()
+            msgspec.json.decode(data, type=FlightRecord)
+        except FileNotFoundError:
+            return False
+        except (OSError, msgspec.MsgspecError) as error:
+            log.warning("flight recorder: %s cannot be read: %s", self._copy, error)
+            return False
+        log.error("flight recorder: %s", data.decode())
+        return True
+
+    def close(self) -> None:
+        """Take the copy away: this process has said what there is to say."""
+        if self._copy is not None:
+            with contextlib.suppress(OSError):
+                self._copy.unlink(missing_ok=True)
 
     def add_event(self, event: Event) -> None:
         """Keep what has just happened."""
@@ -117,3 +157,9 @@ def _told(now_ns: int, event: Event) -> dict[str, Cell]:
         "event": event.kind,
         "message": event.message[:_MAX_MESSAGE],
     }
+
+
+def place_of_copy(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return where systemd lets this service keep what shall outlive the process (RAM)."""
+    folder = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return Path(folder) / "flight.json" if folder else None

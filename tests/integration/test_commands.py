@@ -329,6 +329,30 @@ def test_a_crash_says_where_every_thread_was(tmp_path: Path, number: signal.Sign
     assert "loop.py" in err
 
 
+def test_after_a_kill_the_next_start_tells(
+    tmp_path: Path, mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(runtime))  # as systemd does
+    copy = runtime / "flight.json"
+    with commanded(tmp_path, mosquitto.port) as (operator, process):
+        while not copy.exists():
+            operator.hear(lambda h: h.kind == "stats", len(operator.heard))
+        process.kill()
+        process.wait()
+    with commanded(tmp_path, mosquitto.port) as (operator, process):
+        event = operator.hear(lambda h: h.kind == "event").json()
+        assert event["event"] == "unclean_end"
+        process.terminate()
+        code, _, err = finish(process)
+    assert code == 0
+    record = flight_record(err)
+    assert "killed" in record["reason"]
+    assert record["seconds"]
+    assert not copy.exists()
+
+
 def test_sigusr1_while_it_starts_does_no_harm(tmp_path: Path) -> None:
     with appliance(write_config(tmp_path, port=None, camera="loop = false")) as process:
         assert process.stdout is not None

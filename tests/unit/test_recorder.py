@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -82,3 +83,43 @@ def test_however_much_happened_it_fits_in_a_line(caplog: pytest.LogCaptureFixtur
     assert numbers[-1] == 499  # the newest are kept
     assert len(numbers) > 10
     assert msgspec.convert(record["columns"], list[str]) == COLUMNS
+
+
+def test_a_process_that_was_killed_leaves_a_copy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = tmp_path / "flight.json"
+    killed = Recorder(copy)
+    assert not killed.recover()
+    killed.add_event(Event("fallback", "the last thing it said"))
+    killed.add_second(health(), 10 * 10**9)
+    killed.add_second(health(), 11 * 10**9)  # not copied again at once
+    killed.add_second(health(), 15 * 10**9)
+    after = Recorder(copy)
+    assert after.recover()
+    record = json.loads(caplog.messages[-1].removeprefix("flight recorder: "))
+    assert "killed" in record["reason"]
+    assert [row[0] for row in record["seconds"]] == [10_000, 11_000, 15_000]
+    assert record["events"][0]["message"] == "the last thing it said"
+    after.close()
+    assert not Recorder(copy).recover()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff" * 100, b'{"reason": 1}'])
+def test_what_is_no_copy_does_no_harm(tmp_path: Path, content: bytes) -> None:
+    copy = tmp_path / "flight.json"
+    copy.write_bytes(content)
+    recorder = Recorder(copy)
+    assert not recorder.recover()
+    recorder.add_second(health(), 10 * 10**9)
+    assert Recorder(copy).recover()
+
+
+def test_a_folder_that_takes_nothing_does_no_harm(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = Recorder(tmp_path / "absent" / "flight.json")
+    for second in range(20):
+        recorder.add_second(health(), second * 10**10)
+    assert len(caplog.messages) == 1  # said once
+    recorder.close()
