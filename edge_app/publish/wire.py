@@ -41,7 +41,7 @@ class Stamped(msgspec.Struct, kw_only=True):
     """What every record begins with.
 
     `v`: the schema's version. `ts`: UTC, ISO 8601 with milliseconds. `clock_synced`: whether the
-    kernel's clock is synchronised; `ts` is unreliable while it is false, None when nothing can
+    clock is synchronised; `ts` is unreliable while it is false, None when nothing can
     tell. `uptime_ms`: milliseconds since boot that no clock change affects, of the same moment as
     `ts`.
     """

@@ -5,12 +5,13 @@ None was recorded on a real device.
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 import pytest
 
-from edge_app.sensors.clock import read_clock
+from edge_app.sensors.clock import read_clock, timesyncd_says
 from edge_app.sensors.process import ProcessMeter
 from edge_app.sensors.thermal import read_thermal
 
@@ -83,6 +84,18 @@ def test_memory_counts_pages(tmp_path: Path) -> None:
     (tmp_path / "self" / "statm").write_text("99999 25000 1 1 0 1 0\n")
     rss_mb = ProcessMeter(tmp_path).read().rss_mb
     assert rss_mb in (102.4, 409.6, 1638.4)  # pages of 4, 16 or 64 KiB
+
+
+def test_timesyncd_tells_where_the_kernel_may_not_be_asked(tmp_path: Path) -> None:
+    marker = tmp_path / "timesync/synchronized"
+    assert timesyncd_says(marker) is None  # it does not run
+    marker.parent.mkdir()
+    assert timesyncd_says(marker) is False  # not yet
+    marker.touch()
+    assert timesyncd_says(marker) is True
+    hours_ago_s = time.time() - 10 * 3600
+    os.utime(marker, (hours_ago_s, hours_ago_s))
+    assert timesyncd_says(marker) is False  # the kernel would no longer trust it either
 
 
 def test_the_clock_turns_monotonic_time_into_utc() -> None:
