@@ -50,12 +50,12 @@ def announcement(prefix: str, device: Device, topics: Topics, can: Abilities) ->
         },
     }
     body = msgspec.json.encode(payload)
-    return Message(discovery_topic(prefix, device.id), body, Delivery.STATE, retain=True)
+    return Message(discovery_topic(prefix, device.id), body, Delivery.STATE, retain=True, schema="")
 
 
 def removal(topic: str) -> Message:
     """Take back what was retained on `topic`; of an announcement, the device and its entities."""
-    return Message(topic, b"", Delivery.STATE, retain=True)
+    return Message(topic, b"", Delivery.STATE, retain=True, schema="")
 
 
 def abilities(health: Health, known: Abilities) -> Abilities:

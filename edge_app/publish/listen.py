@@ -5,13 +5,14 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from edge_app.errors import EdgeAppError
 from edge_app.publish.link import KEEPALIVE_S, Broker, new_client
+from edge_app.publish.trouble import explain
 
 _ANSWER_S = 10.0
 
@@ -50,15 +51,26 @@ def listening(broker: Broker, filters: list[str]) -> Iterator[queue.SimpleQueue[
     client = new_client(broker, MQTTProtocolVersion.MQTTv311)
     client.on_connect = on_connect
     client.on_subscribe = on_subscribe
-    client.on_message = lambda _client, _data, message: arrived.put(
-        (message.topic, bytes(message.payload))
-    )
-    client.on_disconnect = lambda *_: arrived.put(None)
+
+    def on_message(_client: Any, _data: Any, message: Any) -> None:
+        with suppress(UnicodeDecodeError):  # a topic that is none
+            arrived.put((message.topic, bytes(message.payload)))
+
+    def on_disconnect(*_: Any) -> None:
+        nonlocal refusal
+        if not answered.is_set():  # TLS 1.3 says only now that it does not like our certificate
+            refusal = explain(client.failure or ConnectionResetError(), broker)
+            answered.set()
+        arrived.put(None)
+
+    client.on_message = on_message
+    client.on_disconnect = on_disconnect
     try:
         client.connect(broker.host, broker.port, KEEPALIVE_S)
     except OSError as error:
         raise EdgeAppError(
-            f"broker {broker.host}:{broker.port}: {error}", hint="is it running, and reachable?"
+            f"broker {broker.host}:{broker.port}: {explain(error, broker)}",
+            hint="is it running, and reachable?",
         ) from error
     client.loop_start()
     try:

@@ -77,7 +77,7 @@ def explain(error: Exception, broker: Broker) -> str:
     elif isinstance(error, TimeoutError):
         text = f"no answer; is it on, and does a firewall let port {broker.port} through?"
     elif isinstance(error, OSError) and error.strerror:
-        text = error.strerror.lower()
+        text = error.strerror
     return text
 
 

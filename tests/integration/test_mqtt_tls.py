@@ -13,7 +13,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
+from edge_app.errors import EdgeAppError
 from edge_app.publish import link
+from edge_app.publish.link import Broker
+from edge_app.publish.listen import listening
 from tests.brokers import mosquitto_running
 from tests.mqtt import PATIENCE_S, publishing, record, wait_until
 
@@ -172,6 +175,18 @@ def test_our_certificate_is_a_strangers(
     options = asking_for_ours(tmp_path, authority)
     trouble = trouble_with(tmp_path, options, **tls(tmp_path, with_ours=True))
     assert "the broker does not know who signed it" in trouble
+
+
+def test_who_only_listens_is_told_the_same(
+    tmp_path: Path, authority: trustme.CA, stranger: trustme.CA
+) -> None:
+    write_ours(tmp_path, stranger)
+    options = asking_for_ours(tmp_path, authority)
+    with mosquitto_running(tmp_path, options) as mosquitto:
+        broker = Broker(port=mosquitto.port, client_id="ear", **tls(tmp_path, with_ours=True))
+        refused = pytest.raises(EdgeAppError, match="does not know who signed it")
+        with refused, listening(broker, ["edge/#"]):
+            pass
 
 
 def trouble_with(folder: Path, options: list[str], **broker: Any) -> str:

@@ -104,7 +104,9 @@ def test_one_retained_message_says_it_all() -> None:
 
 def test_taking_it_back_is_an_empty_retained_message() -> None:
     message = discovery.removal("ha/device/porch-cam/config")
-    assert message == Message("ha/device/porch-cam/config", b"", Delivery.STATE, retain=True)
+    assert message == Message(
+        "ha/device/porch-cam/config", b"", Delivery.STATE, retain=True, schema=""
+    )
 
 
 def test_without_an_area_none_is_suggested() -> None:
