@@ -19,7 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 from edge_app.tools.processes import free_port
 
 START_S = 120.0
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0  # a busy machine's; the sensors ask again after 30 s what timed out
 STOP_S = 60.0
 
 # It asks for Python 3.13.2; on 3.13.0 it runs as well, but will not start by itself.

@@ -134,13 +134,15 @@ NOT_KNOWN = [
 
 
 @pytest.fixture
-def publisher(mosquitto: Mosquitto) -> Iterator[MqttPublisher]:
+def publisher(lasting_mosquitto: Mosquitto, lasting_home: HomeAssistant) -> Iterator[MqttPublisher]:
+    """Speak for the device, which is not there any more afterwards."""
     online, offline = (wire.status_message(TOPICS, online=online) for online in (True, False))
-    broker = Broker("127.0.0.1", mosquitto.port, "porch-cam")
-    spool = Spool(1_000_000, lambda event: wire.event_message(TOPICS, event, 0, CLOCK))
-    with closing(MqttPublisher(broker, spool, online=online, offline=offline)) as publisher:
+    broker = Broker("127.0.0.1", lasting_mosquitto.port, "porch-cam")
+    with closing(MqttPublisher(broker, Spool(1_000_000), online, offline)) as publisher:
         until(lambda: publisher.state()[1].connects)  # statistics are not kept for later
         yield publisher
+        publisher.offer(discovery.removal(discovery.discovery_topic("homeassistant", DEVICE.id)))
+        until(lambda: not lasting_home.devices())
 
 
 def result(camera: str, *labels: Label) -> Message:
@@ -169,27 +171,27 @@ def described(home: HomeAssistant, entity: str) -> tuple[Any, ...]:
     )
 
 
-def test_every_entity_is_understood(home: HomeAssistant, publisher: MqttPublisher) -> None:
+def test_every_entity_is_understood(lasting_home: HomeAssistant, publisher: MqttPublisher) -> None:
     announce(publisher, DEVICE, EVERYTHING)
     everything = EXPECTED | OFF_AT_FIRST
-    until(lambda: len(home.registered()) >= len(everything))
-    assert set(home.registered()) == set(everything)
-    disabled = {id_ for id_, entry in home.registered().items() if entry["disabled_by"]}
+    until(lambda: len(lasting_home.registered()) >= len(everything))
+    assert set(lasting_home.registered()) == set(everything)
+    disabled = {id_ for id_, entry in lasting_home.registered().items() if entry["disabled_by"]}
     assert disabled == set(OFF_AT_FIRST)
-    (device,) = home.devices()
+    (device,) = lasting_home.devices()
     about = (device["name"], device["area_id"], device["sw_version"], device["hw_version"])
     assert about == ("porch-cam", "porch", "1.2.3", "aarch64")
     for entity in disabled:
-        home.enable(entity)
-    until(lambda: set(home.states()) >= set(everything))
+        lasting_home.enable(entity)
+    until(lambda: set(lasting_home.states()) >= set(everything))
     # What is not retained has to be said when somebody listens.
-    until(lambda: home.state("sensor.porch_cam_frame_rate") == "29.5")
+    until(lambda: lasting_home.state("sensor.porch_cam_frame_rate") == "29.5")
     publisher.offer(Message(TOPICS.reply, json.dumps(SELF_TEST).encode(), Delivery.REPLY))
     publisher.offer(result("main", Label(88, "macaw", 0.9123), Label(5, "kite", 0.4)))
     publisher.offer(result("another", Label(1, "not ours", 1.0)))
-    until(lambda: home.state("sensor.porch_cam_label") == "macaw")
-    assert {entity: described(home, entity) for entity in everything} == everything
-    states = home.states()
+    until(lambda: lasting_home.state("sensor.porch_cam_label") == "macaw")
+    assert {entity: described(lasting_home, entity) for entity in everything} == everything
+    states = lasting_home.states()
     labels = states["sensor.porch_cam_label"]["attributes"]["labels"]
     assert [label["label"] for label in labels] == ["macaw", "kite"]
     assert states["sensor.porch_cam_power"]["attributes"]["source"] == "ina226"
@@ -197,17 +199,19 @@ def test_every_entity_is_understood(home: HomeAssistant, publisher: MqttPublishe
     assert problem["attributes"]["cause"] == "no Edge TPU is attached"
     (failed,) = states["binary_sensor.porch_cam_self_test_result"]["attributes"]["failed"]
     assert failed["check"] == "camera main"
-    assert home.complaints() == []
+    assert lasting_home.complaints() == []
 
 
-def test_what_nobody_knows_is_unknown(home: HomeAssistant, publisher: MqttPublisher) -> None:
+def test_what_nobody_knows_is_unknown(
+    lasting_home: HomeAssistant, publisher: MqttPublisher
+) -> None:
     announce(publisher, DEVICE, EVERYTHING, ignorant())
-    until(lambda: home.state("sensor.porch_cam_frame_rate") == "0.0")
-    states = home.states()
+    until(lambda: lasting_home.state("sensor.porch_cam_frame_rate") == "0.0")
+    states = lasting_home.states()
     for entity in NOT_KNOWN:
         assert states[entity]["state"] == "unknown", entity
     assert states["binary_sensor.porch_cam_accelerator_problem"]["state"] == "off"
-    assert home.complaints() == []
+    assert lasting_home.complaints() == []
 
 
 def ignorant() -> Health:
@@ -223,13 +227,13 @@ def ignorant() -> Health:
     )
 
 
-def test_cameras_do_not_mix(home: HomeAssistant, publisher: MqttPublisher) -> None:
+def test_cameras_do_not_mix(lasting_home: HomeAssistant, publisher: MqttPublisher) -> None:
     announce(publisher, replace(DEVICE, cameras=("front", "back")), Abilities())
-    until(lambda: home.state("sensor.porch_cam_frame_rate") == "29.5")
+    until(lambda: lasting_home.state("sensor.porch_cam_frame_rate") == "29.5")
     publisher.offer(result("front", Label(88, "macaw", 0.9)))
     publisher.offer(result("back"))
-    until(lambda: home.state("sensor.porch_cam_label_back") == "nothing")
-    states = home.states()
+    until(lambda: lasting_home.state("sensor.porch_cam_label_back") == "nothing")
+    states = lasting_home.states()
     assert states["sensor.porch_cam_score_back"]["state"] == "unknown"
     front = states["sensor.porch_cam_label_front"]
     assert (front["state"], front["attributes"]["labels"][0]["index"]) == ("macaw", 88)
@@ -237,24 +241,28 @@ def test_cameras_do_not_mix(home: HomeAssistant, publisher: MqttPublisher) -> No
     assert {"button.porch_cam_take_snapshot_front", "button.porch_cam_take_snapshot_back"} < set(
         states
     )
-    assert home.complaints() == []
+    assert lasting_home.complaints() == []
 
 
-def test_nothing_is_seen_while_paused(home: HomeAssistant, publisher: MqttPublisher) -> None:
+def test_nothing_is_seen_while_paused(
+    lasting_home: HomeAssistant, publisher: MqttPublisher
+) -> None:
     announce(publisher, DEVICE, Abilities())
-    until(lambda: home.state("sensor.porch_cam_frame_rate") == "29.5")
+    until(lambda: lasting_home.state("sensor.porch_cam_frame_rate") == "29.5")
     publisher.offer(result("main", Label(88, "macaw", 0.9)))
-    until(lambda: home.state("sensor.porch_cam_label") == "macaw")
+    until(lambda: lasting_home.state("sensor.porch_cam_label") == "macaw")
     paused = {"settings": {**INFO["settings"], "paused": True}}
     publisher.offer(wire.info_message(TOPICS, paused, UPTIME_NS, CLOCK))
-    until(lambda: home.state("sensor.porch_cam_label") == "unavailable")
-    assert home.state("switch.porch_cam_paused") == "on"
-    assert home.state("sensor.porch_cam_frame_rate") == "29.5"
+    until(lambda: lasting_home.state("sensor.porch_cam_label") == "unavailable")
+    assert lasting_home.state("switch.porch_cam_paused") == "on"
+    assert lasting_home.state("sensor.porch_cam_frame_rate") == "29.5"
 
 
-def test_what_turns_out_to_be_there_is_added(home: HomeAssistant, publisher: MqttPublisher) -> None:
+def test_what_turns_out_to_be_there_is_added(
+    lasting_home: HomeAssistant, publisher: MqttPublisher
+) -> None:
     announce(publisher, DEVICE, Abilities())
-    until(lambda: home.state("sensor.porch_cam_frame_rate") == "29.5")
-    assert "sensor.porch_cam_power" not in home.registered()
+    until(lambda: lasting_home.state("sensor.porch_cam_frame_rate") == "29.5")
+    assert "sensor.porch_cam_power" not in lasting_home.registered()
     announce(publisher, DEVICE, Abilities(power=True))
-    until(lambda: home.state("sensor.porch_cam_power") == "3.1")
+    until(lambda: lasting_home.state("sensor.porch_cam_power") == "3.1")
