@@ -39,13 +39,13 @@ _EXIT_S = 1.0
 class Bounds:
     """How long a child may take before it is given up.
 
-    `start_s`: importing the runtime, at a low priority. `open_s`: a first USB open, which uploads
-    firmware. `first_s`: the first run, which sends the program to the device; later runs may take
-    `times_p99` of the device's own recent p99, but never less than `floor_s`: a busy machine is no
-    broken device.
+    `start_s`: looking for a device and importing the runtime, at a low priority. `open_s`: a first
+    USB open, which uploads firmware. `first_s`: the first run, which sends the program to the
+    device; later runs may take `times_p99` of the device's own recent p99, but never less than
+    `floor_s`: a busy machine is no broken device.
     """
 
-    start_s: float = 120.0
+    start_s: float = 60.0
     open_s: float = 30.0
     first_s: float = 10.0
     floor_s: float = 0.5

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from edge_app.catalog import SUFFIX, TWIN_SUFFIX
 from edge_app.domain import Engine
-from edge_app.engine import edgetpu
-from edge_app.engine.edgetpu import EdgeTpuEngine, EdgeTpuModel
+from edge_app.engine.edgetpu import EdgeTpuEngine
 from edge_app.engine.litert import LiteRtEngine
+from edge_app.engine.opening import EdgeTpuModel, open_here
 from edge_app.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def _open_on_edgetpu(path: Path, name: str) -> Engine | None:
     try:
         with closing(EdgeTpuEngine(model)) as child:
             child.open()
-        return edgetpu.open_here(**asdict(model))
+        return open_here(**asdict(model))
     except EngineError as error:
         log.warning("%s is not measured on the Edge TPU: %s", name, error)
         return None

@@ -24,10 +24,11 @@ from edge_app import catalog
 from edge_app.config import ModelConfig
 from edge_app.domain import Pixels
 from edge_app.engine.child import Bounds
-from edge_app.engine.edgetpu import EdgeTpuEngine, EdgeTpuModel
+from edge_app.engine.edgetpu import EdgeTpuEngine
 from edge_app.engine.failover import FailoverEngine
 from edge_app.engine.health import Limits
 from edge_app.engine.litert import LiteRtEngine
+from edge_app.engine.opening import EdgeTpuModel
 from edge_app.engine.survey import survey
 from edge_app.engines import canaries, edgetpu_starter
 from edge_app.errors import ConfigError, EngineError, ModelError
@@ -301,12 +302,12 @@ def test_each_way_to_fail_has_its_own_cause_and_cure(
 BARRED = """
 import functools, sys
 from pathlib import Path
-from edge_app.engine import devices, edgetpu
+from edge_app.engine import devices, opening
 from edge_app.errors import EngineError
 # The library and its device are the stand-in's; the kernel's lists have to be written.
 devices.attached = functools.partial(devices.attached, Path(sys.argv[2]), Path(sys.argv[2]))
 try:
-    edgetpu.open_here(path=sys.argv[1])
+    opening.open_here(path=sys.argv[1])
 except EngineError as error:
     print(error, error.hint, sep="; ")
 """
@@ -328,6 +329,30 @@ def test_permission_denied(tpu: Device, files: catalog.ModelFiles, tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert f"{node}: permission denied" in done.stdout, done.stderr
     assert "udev" in done.stdout
+
+
+PROBE = """
+import sys
+from edge_app.engine import opening
+from edge_app.errors import EngineError
+model = {"path": sys.argv[1]}
+for attempt in (lambda: opening.prepare(model), lambda: opening.open_here(**model)):
+    try:
+        attempt()
+    except EngineError as error:
+        print(error)
+print([name for name in ("numpy", "ai_edge_litert", "tflite_runtime") if name in sys.modules])
+"""
+
+
+def test_looking_for_what_is_not_there_takes_little(tpu: Device, files: catalog.ModelFiles) -> None:
+    tpu.unplug()
+    command = [sys.executable, "-c", PROBE, str(files.edgetpu)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    *causes, imported = done.stdout.splitlines()
+    assert len(causes) == 2
+    assert all("no Edge TPU is attached" in cause for cause in causes)
+    assert imported == "[]"
 
 
 def test_a_compiled_model_without_its_delegate(files: catalog.ModelFiles) -> None:
@@ -360,7 +385,8 @@ def test_required_and_the_first_open_fails(start: Start, tpu: Device) -> None:
 
 ORPHAN = """
 import sys
-from edge_app.engine.edgetpu import EdgeTpuEngine, EdgeTpuModel
+from edge_app.engine.edgetpu import EdgeTpuEngine
+from edge_app.engine.opening import EdgeTpuModel
 import numpy as np
 child = EdgeTpuEngine(EdgeTpuModel(sys.argv[1]))
 child.open()
