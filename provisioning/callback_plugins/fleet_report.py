@@ -22,16 +22,17 @@ COLUMNS = ("release", "backend", "fps", "p95_ms", "label", "restarts", "certific
 
 def outcome(record: Mapping[str, Any], summary: Mapping[str, int] | None) -> str:
     """Return the last word on a host. `summary`: Ansible's counts, None if it had no turn."""
+    if summary is None:
+        return "not touched"
     words = [str(record["outcome"])] if "outcome" in record else []
     if record.get("faults"):
         words.append("not healthy: " + "; ".join(record["faults"]))
     elif record.get("healthy"):
         words.append("healthy")  # what runs now, also where something was taken back
-    if summary is None:
-        return "not touched"
-    if not words:
-        unreachable = summary["unreachable"] or summary["ignored"]
-        return "unreachable" if unreachable else "failed, see above"
+    if not words and (summary["unreachable"] or summary["ignored"]):
+        words.append("unreachable")
+    elif not words and summary["failures"]:
+        words.append("failed, see above")
     return "; ".join(words)
 
 
@@ -66,13 +67,13 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._hosts += [host for host in everyone if host not in self._hosts]
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        """Print the table, if any host has a record."""
-        records = {host: stats.custom.get(host, {}) for host in self._hosts}
-        if not any(records.values()):
-            return
+        """Print the table, if there is something to tell."""
         rows = []
-        for host, record in records.items():
+        for host in self._hosts:
+            record = stats.custom.get(host, {})
             summary = stats.summarize(host) if host in stats.processed else None
             rows.append({"host": host, **record, "outcome": outcome(record, summary)})
-        self._display.banner("FLEET")
-        self._display.display(table(rows))
+        told = [row for row in rows if row["outcome"]]
+        if any(row["outcome"] != "not touched" for row in told):
+            self._display.banner("FLEET")
+            self._display.display(table(told))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +29,18 @@ def load(path: str) -> ModuleType:
 
 to_toml = load("filter_plugins/to_toml.py").to_toml
 bundle = load("bundle.py")
+
+
+@pytest.fixture
+def report(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The report's module, with nothing in Ansible's place but a base class."""
+    base = ModuleType("ansible.plugins.callback")
+    base.CallbackBase = object  # type: ignore[attr-defined]
+    for name in ("ansible", "ansible.plugins"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, base.__name__, base)
+    return load("callback_plugins/fleet_report.py")
+
 
 TEXT = st.text()
 SCALARS = st.one_of(
@@ -79,3 +92,39 @@ def test_a_bundle_that_was_changed_is_noticed(tmp_path: Path) -> None:
     assert subprocess.run(check, cwd=tmp_path, check=False).returncode == 0
     wheel.write_bytes(b"whee!")
     assert subprocess.run(check, cwd=tmp_path, check=False, capture_output=True).returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("record", "counts", "said"),
+    [
+        ({}, None, "not touched"),
+        ({}, {"unreachable": 1}, "unreachable"),
+        ({}, {"ignored": 1}, "unreachable"),
+        ({}, {"failures": 1}, "failed, see above"),
+        ({}, {}, ""),
+        ({"outcome": "updated", "healthy": True}, {}, "updated; healthy"),
+        ({"healthy": False, "faults": ["a", "b"]}, {}, "not healthy: a; b"),
+        (
+            {"outcome": "rolled back: p95", "healthy": True},
+            {"failures": 1},
+            "rolled back: p95; healthy",
+        ),
+    ],
+)
+def test_the_report_has_a_last_word_on_every_device(
+    report: ModuleType, record: dict[str, Any], counts: dict[str, int] | None, said: str
+) -> None:
+    nothing = {"failures": 0, "unreachable": 0, "ignored": 0}
+    assert report.outcome(record, counts if counts is None else nothing | counts) == said
+
+
+def test_the_report_leaves_out_what_nobody_measured(report: ModuleType) -> None:
+    rows = [
+        {"host": "porch-cam", "release": "0.1.0", "p95_ms": 8.5, "label": None, "outcome": "fine"},
+        {"host": "gate", "outcome": "not touched"},
+    ]
+    assert report.table(rows).splitlines() == [
+        "host       release  p95_ms  outcome",
+        "porch-cam  0.1.0    8.5     fine",
+        "gate       -        -       not touched",
+    ]
