@@ -7,6 +7,7 @@ MobileNetV2 on a Raspberry Pi 4 with USB 3, and computes nothing.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,9 +18,10 @@ import numpy as np
 
 from edge_app.domain import Engine, EngineInfo, Pixels, Tensor
 from edge_app.engine.child import ChildEngine, read_info
-from edge_app.engine.litert import LiteRtEngine
+from edge_app.engine.litert import LiteRtEngine, find_runtime
 
 DEVICE_MS = 4.5
+_USB_OPEN_S = 0.3
 
 
 class SimulatedDevice:
@@ -44,6 +46,21 @@ class SimulatedDevice:
 def open_simulated(info: dict[str, Any], invoke_ms: float) -> SimulatedDevice:
     """Make a simulated device in a child process."""
     return SimulatedDevice(read_info(info), invoke_ms)
+
+
+def prepare(_wanted: Mapping[str, Any]) -> None:
+    """Import the runtime; for `engine.worker`."""
+    find_runtime()
+
+
+def open_like_usb(path: str, info: dict[str, Any]) -> SimulatedDevice:
+    """Do what opening an Edge TPU does, and return a device that gives zeros; in a child process.
+
+    That is: read the model, and wait for the USB.
+    """
+    LiteRtEngine(Path(path)).close()
+    time.sleep(_USB_OPEN_S)
+    return SimulatedDevice(read_info(info), DEVICE_MS)
 
 
 def open_model(path: str) -> LiteRtEngine:

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,13 +21,13 @@ from edge_app.cameras import open_cameras
 from edge_app.catalog import shipped_dir
 from edge_app.config import CameraConfig
 from edge_app.domain import EngineInfo
-from edge_app.engine.child import ChildEngine, read_info
+from edge_app.engine.child import ChildEngine
 from edge_app.engine.failover import FailoverEngine
 from edge_app.engine.health import Limits
-from edge_app.engine.litert import LiteRtEngine, find_runtime
+from edge_app.engine.litert import LiteRtEngine
 from edge_app.engine.supervisor import Canary
 from edge_app.publish.wire import Topics
-from edge_app.tools.bench_child import DEVICE_MS, SimulatedDevice
+from edge_app.tools import bench_child
 from edge_app.tools.bench_loop import (
     Counted,
     FollowedFrames,
@@ -38,7 +37,6 @@ from edge_app.tools.bench_loop import (
 )
 
 _FPS = 30.0
-_USB_OPEN_S = 0.3
 _PAUSE_S = 1.0
 _WARM_UP_S = 1.0
 _PROBED_OFTEN = Limits(canaries=1, pause_s=_PAUSE_S, longest_pause_s=_PAUSE_S, jitter=0.0)
@@ -51,24 +49,12 @@ class _Probe(ChildEngine):
         self._lives = lives
         self._born_ns = time.monotonic_ns()
         arguments = {"path": str(path), "info": asdict(info)}
-        super().__init__(f"{__name__}:open_wrong", arguments)
+        super().__init__(f"{bench_child.__name__}:open_like_usb", arguments)
 
     def close(self) -> None:
         """See `ChildEngine.close`."""
         super().close()
         self._lives.append((self._born_ns, time.monotonic_ns()))
-
-
-def prepare(_wanted: Mapping[str, Any]) -> None:
-    """Import the runtime; for `engine.worker`."""
-    find_runtime()
-
-
-def open_wrong(path: str, info: dict[str, Any]) -> SimulatedDevice:
-    """Do what opening an Edge TPU does, and return a device that gives zeros; in a child."""
-    LiteRtEngine(Path(path)).close()
-    time.sleep(_USB_OPEN_S)
-    return SimulatedDevice(read_info(info), DEVICE_MS)
 
 
 def latencies_ms(path: Path, seconds: float) -> tuple[list[float], list[float]]:
