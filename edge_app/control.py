@@ -114,7 +114,7 @@ class Panel:
     def restart(self) -> Restarting:
         log.info("a command asks for a restart")
         self._parts.restart()
-        return Restarting(supervised="INVOCATION_ID" in os.environ)  # systemd sets it
+        return Restarting(supervised="NOTIFY_SOCKET" in os.environ)  # systemd sets it
 
     def dump(self) -> FlightRecord:
         return self._parts.recorder.record("command")

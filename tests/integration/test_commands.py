@@ -55,12 +55,12 @@ def test_pause_and_resume(tmp_path: Path, mosquitto: Mosquitto) -> None:
     with commanded(tmp_path, mosquitto.port, mode="changes") as (operator, _):
         assert operator.ask("pause")["result"]["paused"] is True
         operator.hear(lambda h: bool((s := settings_of(h)) and s["paused"]))
-        idle = operator.hear(
-            lambda h: h.kind == "stats" and h.json()["frames"]["inferred"] == 0
-        ).json()
-        assert idle["frames"]["captured"] == idle["frames"]["gated"] > 0
-        assert idle["frames"]["dropped"] == 0
+        operator.hear(lambda h: h.kind == "stats" and h.json()["frames"]["inferred"] == 0)
         since = len(operator.heard)
+        idle = operator.hear(lambda h: h.kind == "stats" and h.json()["fps"]["captured"] > 0, since)
+        frames = idle.json()["frames"]
+        assert (frames["inferred"], frames["dropped"]) == (0, 0)
+        assert abs(frames["captured"] - frames["gated"]) <= 1  # one may be counted by half
         operator.hear(lambda h: h.kind == "stats", since)
         assert operator.of_kind("result", since) == []
         reply = operator.ask("resume")
