@@ -131,6 +131,9 @@ def tls_context(broker: Broker) -> ssl.SSLContext:
         names = ", ".join(filter(None, (broker.ca_file, broker.cert_file, broker.key_file)))
         raise ConfigError(f"certificates cannot be used ({names}): {error}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Python 3.13 began to insist on extensions that authorities made by hand seldom have: a system
+    # upgrade would cut devices off. Signatures, names and dates are checked all the same.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context
 
 

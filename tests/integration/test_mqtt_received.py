@@ -148,9 +148,10 @@ def test_a_command_to_the_process_before_is_not_for_this_one(mosquitto: Mosquitt
             wait_until(lambda: publisher.state()[1].trouble)  # as after kill -9: no goodbye
         tell(client, b"what it died of")
         with publishing(mosquitto.port, subscriptions=[COMMANDS]) as publisher:
-            tell(client, b"before it is there")
-            wait_until_subscribed(client, publisher)
-            payloads = [received.payload for received in publisher.received()]
+            payloads: list[bytes] = []
+            while b"hello" not in payloads:
+                tell(client, b"hello")
+                payloads += [received.payload for received in publisher.received()]
     assert b"what it died of" not in payloads
 
 

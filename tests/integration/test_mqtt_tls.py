@@ -11,7 +11,14 @@ import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import NameOID
 
 from edge_app.errors import EdgeAppError
 from edge_app.publish import link
@@ -96,6 +103,49 @@ def test_an_authority_of_ones_own(tmp_path: Path, authority: trustme.CA) -> None
             publisher.offer(record(number))
         assert publisher.drain(PATIENCE_S)
         assert publisher.state()[1].connects == 1
+
+
+def test_an_authority_made_by_hand(tmp_path: Path) -> None:
+    """As the usual two `openssl` commands make it: no extension says what its keys are for."""
+    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "my own")])
+    is_authority = x509.BasicConstraints(ca=True, path_length=None)
+    authority = certificate(name, ca_key, is_authority, name, ca_key)
+    ours = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    server = certificate(x509.Name([]), key, ours, name, ca_key)
+    (tmp_path / "ca.pem").write_bytes(authority.public_bytes(Encoding.PEM))
+    (tmp_path / "server.pem").write_bytes(server.public_bytes(Encoding.PEM))
+    (tmp_path / "server.key").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    options = ["allow_anonymous true", f"certfile {tmp_path / 'server.pem'}"]
+    options.append(f"keyfile {tmp_path / 'server.key'}")
+    with (
+        mosquitto_running(tmp_path, options) as mosquitto,
+        publishing(mosquitto.port, **tls(tmp_path)) as publisher,
+    ):
+        publisher.offer(record(1))
+        assert publisher.drain(PATIENCE_S)
+
+
+def certificate(
+    subject: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    extension: x509.ExtensionType,
+    issuer: x509.Name,
+    issuer_key: ec.EllipticCurvePrivateKey,
+) -> x509.Certificate:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW - timedelta(days=1))
+        .not_valid_after(NOW + timedelta(days=1))
+        .add_extension(extension, critical=True)
+        .sign(issuer_key, hashes.SHA256())
+    )
 
 
 def test_a_certificate_of_the_devices_own(tmp_path: Path, authority: trustme.CA) -> None:
