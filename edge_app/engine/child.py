@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from edge_app.domain import EngineInfo, Pixels, Tensor, TensorSpec
+from edge_app.domain import EngineInfo, Pixels, Tensor
 from edge_app.engine.pace import Pace
-from edge_app.engine.shared import FAILED, RUN, SLOTS, Exchange, Slot, size_bytes
+from edge_app.engine.shared import FAILED, RUN, SLOTS, Exchange, Slot, read_info, size_bytes
 from edge_app.errors import EngineError, ModelError
 
 _SAID_BYTES = 4096  # of the last words; enough for a C++ abort's message and stack
@@ -291,13 +291,3 @@ class ChildEngine:
     def _last_words(self) -> str:
         lines = b"".join(self._output).decode(errors="replace").splitlines()
         return "\n".join([line for line in lines if line.strip()][-_SAID_LINES:])
-
-
-def read_info(plain: Mapping[str, Any]) -> EngineInfo:
-    """Return what `dataclasses.asdict` and JSON made plain."""
-    fields = dict(plain)
-    taken, *given = (
-        TensorSpec(**{**spec, "shape": tuple(spec["shape"])})
-        for spec in (fields.pop("input"), *fields.pop("outputs"))
-    )
-    return EngineInfo(**fields, input=taken, outputs=tuple(given))

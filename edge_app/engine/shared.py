@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from edge_app.domain import EngineInfo, Pixels, Tensor
+from edge_app.domain import EngineInfo, Pixels, Tensor, TensorSpec
 
 RUN, DONE, FAILED = b"r", b"d", b"f"  # parent: run; child: outputs are there / an error follows
 SLOTS = 2  # one picture at work, and one there when it is done: the device waits for nobody
@@ -58,6 +60,16 @@ class Exchange:
                 for spec, start in zip(info.outputs, starts[1:], strict=True)
             ],
         )
+
+
+def read_info(plain: Mapping[str, Any]) -> EngineInfo:
+    """Return what `dataclasses.asdict` and JSON made plain."""
+    fields = dict(plain)
+    taken, *given = (
+        TensorSpec(**{**spec, "shape": tuple(spec["shape"])})
+        for spec in (fields.pop("input"), *fields.pop("outputs"))
+    )
+    return EngineInfo(**fields, input=taken, outputs=tuple(given))
 
 
 def size_bytes(info: EngineInfo) -> int:

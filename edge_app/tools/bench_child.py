@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from edge_app.domain import Engine, EngineInfo, Pixels, Tensor
-from edge_app.engine.child import ChildEngine, read_info
+from edge_app.engine.child import ChildEngine
 from edge_app.engine.litert import LiteRtEngine, find_runtime
+from edge_app.engine.shared import read_info
 
 DEVICE_MS = 4.5
 _USB_OPEN_S = 0.3
