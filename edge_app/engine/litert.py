@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import logging
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from edge_app.domain import EngineInfo, Pixels, Tensor, TensorSpec
+from edge_app.engine.stderr import native_stderr
 from edge_app.errors import EngineError, ModelError
-
-log = logging.getLogger(__name__)
 
 RUNTIMES = {"litert": "ai_edge_litert", "tflite": "tflite_runtime"}
 EDGETPU_OP = "edgetpu-custom-op"
@@ -99,7 +94,7 @@ class LiteRtEngine:
         """
         runtime_name, module = find_runtime(runtime)
         _check_file(path)
-        with _native_stderr() as said:
+        with native_stderr() as said:
             try:
                 self._interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
                 _check_compiled(path, self._interpreter, wanted=delegate is not None)
@@ -275,29 +270,3 @@ def _spec(detail: Mapping[str, Any]) -> TensorSpec:
 
 def _first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
-
-
-@contextmanager
-def _native_stderr() -> Iterator[Callable[[], str]]:
-    """Hold back what C++ writes to descriptor 2; yields a function that returns it so far.
-
-    The runtime announces its XNNPACK delegate there and has no switch for it. What is left when
-    the block ends goes to the log, so nothing is lost.
-    """
-    sys.stderr.flush()
-    saved = os.dup(2)
-    held = os.memfd_create("stderr")
-    os.dup2(held, 2)
-
-    def said() -> str:
-        text = os.pread(held, 1 << 16, 0).decode(errors="replace")
-        return "\n".join(line for line in text.splitlines() if not line.startswith("INFO:"))
-
-    try:
-        yield said
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        for line in said().splitlines():
-            log.debug("runtime: %s", line)
-        os.close(held)
