@@ -26,13 +26,8 @@ LOCKS = ROOT / "provisioning" / "requirements"
 SUMS = "SHA256SUMS"
 # What a wheel may say it needs of glibc; the lock files are made for 2.28 and newer.
 _GLIBC_MINORS = range(17, 29)
-_OWN = (
-    "ca",
-    "inventory.yml",
-    "__pycache__",
-    ".ansible",
-    "*.whl",
-)  # a site's, and what tools leave behind
+_OWN = ("ca", "inventory.yml")  # a site's, beside the playbooks; there is a role called ca too
+_left_behind = shutil.ignore_patterns("__pycache__", ".ansible", "*.whl")
 
 
 def platforms() -> list[str]:
@@ -79,8 +74,14 @@ def build(target: Path, wheel: Path, wanted: Sequence[str], models: Sequence[str
     (target / "models").mkdir()
     fetch_models(models, target / "models")
     for name in ("systemd", "provisioning"):
-        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns(*_OWN))
+        shutil.copytree(ROOT / name, target / name, ignore=not_ours)
     (target / SUMS).write_text(sums(target))
+
+
+def not_ours(folder: str, names: list[str]) -> set[str]:
+    """Say what `copytree` is to leave out of a folder."""
+    site = {name for name in names if name in _OWN and Path(folder) == LOCKS.parent}
+    return site | set(_left_behind(folder, names))
 
 
 def main() -> int:

@@ -128,3 +128,10 @@ def test_the_report_leaves_out_what_nobody_measured(report: ModuleType) -> None:
         "porch-cam  0.1.0    8.5     fine",
         "gate       -        -       not touched",
     ]
+
+
+def test_a_bundle_has_every_role_and_nothing_of_the_site() -> None:
+    left_out = bundle.not_ours(str(PROVISIONING), ["ca", "inventory.yml", "roles", "__pycache__"])
+
+    assert left_out == {"ca", "inventory.yml", "__pycache__"}
+    assert bundle.not_ours(str(PROVISIONING / "roles"), ["ca", "broker"]) == set()

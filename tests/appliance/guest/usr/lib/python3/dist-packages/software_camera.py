@@ -6,7 +6,8 @@ libcamera 0.4's virtual one differs from it in five ways, each made good here:
 - it has no raw stream to tell the sensor's modes from;
 - it wants one plane of a buffer for each of NV12's two, and aborts the process over a single one;
 - it leaves the status of a frame uninitialised, and picamera2 drops frames that did not succeed;
-- it has no clock: a request is answered as soon as it is queued;
+- it has no clock: a request is answered as soon as it is queued. Here it has one, which can be as
+  slow as a Raspberry Pi camera's: emulated machines like one frame in several seconds;
 - it gives only NV12, which no Raspberry Pi's ISP gives to a program that asked for something else:
   here a program gets what a Pi 4 gives at such sizes, YUV420, with padding at the end of rows.
 
@@ -30,7 +31,7 @@ from picamera2.request import CompletedRequest
 
 PULLED = Path("/run/software-camera-pulled")
 PADDING_BYTES = 20  # at the end of a row
-FASTEST_S = 1 / 30
+FASTEST_S, SLOWEST_S = 1 / 30, 10.0
 
 Picamera2 = implementation.Picamera2
 
@@ -107,6 +108,12 @@ def _start_clocked(camera: Any, controls: Any) -> None:
     _start(camera, controls)
 
 
+def _controls(self: Any) -> dict[str, tuple[int, int, int]]:
+    """Return the one control there is, in microseconds."""
+    shortest_us = round(FASTEST_S * 1e6)
+    return {"FrameDurationLimits": (shortest_us, round(SLOWEST_S * 1e6), shortest_us)}
+
+
 def _stream_config(self: Any, stream_config: dict[str, Any], granted: Any) -> None:
     """Tell the program what it will get; see `_make_buffer`."""
     _original_stream_config(self, stream_config, granted)
@@ -148,6 +155,7 @@ _original_stream_config = Picamera2._update_stream_config
 _original_make_buffer = CompletedRequest.make_buffer
 Picamera2._get_raw_modes = _raw_modes
 Picamera2.sensor_modes = ()
+Picamera2.camera_controls = property(_controls)
 Picamera2._update_stream_config = _stream_config
 CompletedRequest.make_buffer = _make_buffer
 implementation.DmaAllocator = TwoPlaneAllocator

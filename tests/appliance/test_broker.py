@@ -1,0 +1,156 @@
+"""Who the broker lets in, what it lets them say, and what happens while it is away."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+
+from tests.appliance.conftest import Fleet
+from tests.appliance.ear import mqtt_client
+
+_PATIENCE_S = 60.0
+_OUTAGE_RESULTS = 5
+
+
+def test_an_outage_of_the_broker_loses_nothing_and_restarts_nothing(fleet: Fleet) -> None:
+    before = fleet.cam_1.unit()
+    fleet.hub.run("systemctl stop mosquitto")
+    try:
+        fleet.cam_1.wait_for_unit(lambda unit: _waiting(unit["StatusText"]) >= _OUTAGE_RESULTS)
+    finally:
+        mark = fleet.ear.mark()
+        fleet.hub.run("systemctl start mosquitto")
+
+    fleet.ear.wait_for("cam-1", "status", lambda it: it.payload == b"online", since=mark)
+    for _ in range(2):  # what was kept, and then something new
+        again = fleet.ear.mark()
+        fleet.ear.wait_for("cam-1", "result", since=again)
+    assert fleet.ear.unaccounted("cam-1") == []
+    assert fleet.cam_1.unit()["NRestarts"] == before["NRestarts"]
+
+
+def test_an_expired_certificate_is_refused(fleet: Fleet, tmp_path: Path) -> None:
+    _issue(fleet, tmp_path, "cam-1", "-startdate", "20200101000000Z", "-enddate", "20210101000000Z")
+
+    assert "expired" in _refusal(fleet, tmp_path)
+
+
+def test_a_certificate_is_refused_once_it_is_revoked(fleet: Fleet, tmp_path: Path) -> None:
+    _issue(fleet, tmp_path, "stranger", "-days", "2")
+    assert _refusal(fleet, tmp_path) == ""
+
+    play = fleet.controller.play("revoke.yml", "-e", "name=stranger")
+
+    assert play.returncode == 0, play.output
+    assert "revoked" in _refusal(fleet, tmp_path)
+
+
+def test_nobody_comes_without_a_certificate(fleet: Fleet) -> None:
+    answer = subprocess.run(
+        ["openssl", "s_client", "-connect", f"127.0.0.1:{fleet.broker_port}", "-tls1_3"],
+        input=b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02hi",  # CONNECT
+        capture_output=True,
+        timeout=_PATIENCE_S,
+        check=False,
+    )
+
+    assert b"certificate required" in answer.stderr
+    assert b"\x20\x02\x00\x00" not in answer.stdout  # CONNACK
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "edge/cam-2/result",
+        "edge/cam-2/status",
+        "edge-cmd/cam-1/pause",
+        "edge-cmd/cam-2/pause",
+        "homeassistant/device/cam-2/config",
+    ],
+)
+def test_a_device_can_say_nothing_in_another_s_name_and_command_nobody(
+    fleet: Fleet, tmp_path: Path, topic: str
+) -> None:
+    _steal_certificate(fleet, tmp_path)
+    mark = fleet.ear.mark()
+
+    with _connected(fleet, tmp_path, "thief") as client:
+        client.publish(topic, b"forged", qos=1).wait_for_publish(_PATIENCE_S)
+        client.publish("edge/cam-1/event", b'{"event":"own"}', qos=1).wait_for_publish(_PATIENCE_S)
+
+    # The broker keeps one client's order: what was said before the last would be here by now.
+    fleet.ear.wait_for("cam-1", "event", lambda it: it.fields() == {"event": "own"}, since=mark)
+    device, kind = topic.split("/")[-2:]
+    assert not [it for it in fleet.ear.messages(device, kind, mark) if it.payload == b"forged"]
+
+
+def _steal_certificate(fleet: Fleet, folder: Path) -> None:
+    for name in ("ca.crt", "client.crt", "client.key"):
+        (folder / name).write_text(fleet.cam_1.run(f"cat /etc/edge-app/tls/{name}"))
+
+
+def _issue(fleet: Fleet, folder: Path, name: str, *validity: str) -> None:
+    """Have the fleet's own authority sign a certificate, with openssl as its role does."""
+    key, request = folder / "client.key", folder / "client.csr"
+    _openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", str(key))
+    _openssl("req", "-new", "-key", str(key), "-subj", f"/CN={name}", "-out", str(request))
+    command = ["openssl", "ca", "-batch", "-notext", "-config", "openssl.cnf"]
+    command += ["-extensions", "client", *validity, "-in", str(request)]
+    command += ["-out", str(folder / "client.crt")]
+    authority = fleet.controller.authority
+    subprocess.run(
+        command, cwd=authority, env={"CA_ALT_NAMES": ""}, capture_output=True, check=True
+    )
+    (folder / "ca.crt").write_bytes((authority / "ca.crt").read_bytes())
+
+
+def _openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], capture_output=True, check=True)
+
+
+def _refusal(fleet: Fleet, certificates: Path) -> str:
+    """Try to connect; return why the broker's TLS refuses, or "" when it takes the client in."""
+    try:
+        with _connected(fleet, certificates, "visitor"):
+            return ""
+    except ConnectionError as error:
+        return str(error)
+
+
+@contextmanager
+def _connected(fleet: Fleet, certificates: Path, name: str) -> Iterator[paho.Client]:
+    """Connect with the certificate in a folder. Raises ConnectionError with the broker's reason."""
+    client = mqtt_client(certificates, name)
+    connected, ended = threading.Event(), threading.Event()
+    trouble: list[str] = []
+
+    def on_connect(*_: Any) -> None:
+        connected.set()
+        ended.set()
+
+    client.on_connect = on_connect
+    client.on_disconnect = lambda *_: ended.set()
+    client.on_log = lambda _client, _data, _level, text: trouble.append(text)
+    client.connect("127.0.0.1", fleet.broker_port)
+    client.loop_start()
+    try:
+        assert ended.wait(_PATIENCE_S)
+        if not connected.is_set():
+            raise ConnectionError("; ".join(trouble))
+        yield client
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+def _waiting(status: str) -> int:
+    """Return how many messages wait, from the service's status line."""
+    words = status.split()
+    return int(words[words.index("messages") - 1]) if "messages" in words else 0
