@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge_app import __version__
 from edge_app.config import Config
-from edge_app.domain import Health, Message
+from edge_app.domain import Message
 from edge_app.files import write_file
 from edge_app.publish.discovery import (
     Device,
@@ -21,6 +21,7 @@ from edge_app.publish.discovery import (
 from edge_app.publish.vitals import Abilities
 from edge_app.publish.wire import Topics
 from edge_app.publishers import spool_path
+from edge_app.stats import Health
 from edge_app.telemetry import Window
 
 log = logging.getLogger(__name__)

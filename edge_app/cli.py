@@ -1,4 +1,4 @@
-"""The `edge-app` command: arguments in, exit code out. Work is done elsewhere, imported when asked.
+"""The `edge-app` command: arguments in, exit code out; `subcommands` does what they ask for.
 
 Results go to stdout, logs and progress to stderr.
 """
@@ -11,16 +11,11 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from edge_app import __version__
-from edge_app.errors import EXIT_OK, ConfigError, EdgeAppError, ModelError, UsageError
+from edge_app import __version__, subcommands
+from edge_app.errors import EXIT_OK, ConfigError, EdgeAppError
 from edge_app.service.journal import log_to_journal
-
-if TYPE_CHECKING:
-    from edge_app.config import Config
 
 log = logging.getLogger(__name__)
 
@@ -91,23 +86,23 @@ def _add_running(commands: _Subparsers[argparse.ArgumentParser]) -> None:
     run.add_argument(
         "--forget", action="store_true", help="empty what this device left on the broker, and end"
     )
-    run.set_defaults(command=_run)
+    run.set_defaults(command=subcommands.run)
 
     demo = commands.add_parser("demo", help="the appliance on sample photos, nothing to set up")
     demo.add_argument("--seconds", type=_positive, help="end after so many seconds")
-    demo.set_defaults(command=_demo)
+    demo.set_defaults(command=subcommands.demo)
 
     watch = commands.add_parser("watch", help="live view of one device or a fleet")
     watch.add_argument("device", nargs="?", default="+", help="device id (default: all)")
     watch.add_argument("--seconds", type=_positive, help="end after so many seconds")
     _config_option(watch)
-    watch.set_defaults(command=_watch)
+    watch.set_defaults(command=subcommands.watch)
 
     _add_health(commands)
     doctor = commands.add_parser("doctor", help="check everything, and say what to do")
     doctor.add_argument("--json", action="store_true", help="one JSON object a line")
     _config_option(doctor)
-    doctor.set_defaults(command=_doctor)
+    doctor.set_defaults(command=subcommands.doctor)
 
 
 def _add_health(commands: _Subparsers[argparse.ArgumentParser]) -> None:
@@ -121,7 +116,7 @@ def _add_health(commands: _Subparsers[argparse.ArgumentParser]) -> None:
     health.add_argument("--no-result", action="store_true", help="a report is enough")
     health.add_argument("--json", action="store_true")
     _config_option(health)
-    health.set_defaults(command=_health)
+    health.set_defaults(command=subcommands.health)
 
 
 def _add_classify(commands: _Subparsers[argparse.ArgumentParser]) -> None:
@@ -132,7 +127,7 @@ def _add_classify(commands: _Subparsers[argparse.ArgumentParser]) -> None:
     classify.add_argument("--top-k", type=_count, default=3)
     classify.add_argument("--backend", choices=BACKENDS, default="auto")
     classify.add_argument("--json", action="store_true", help="one JSON object a line")
-    classify.set_defaults(command=_classify)
+    classify.set_defaults(command=subcommands.classify)
 
 
 def _add_models(commands: _Subparsers[argparse.ArgumentParser]) -> None:
@@ -141,18 +136,18 @@ def _add_models(commands: _Subparsers[argparse.ArgumentParser]) -> None:
 
     listing = actions.add_parser("list", help="what there is, and what is installed")
     listing.add_argument("--json", action="store_true")
-    listing.set_defaults(command=_models_list)
+    listing.set_defaults(command=subcommands.models_list)
 
     inspect = actions.add_parser("inspect", help="cost and structure, layer by layer")
     inspect.add_argument("model", help=".tflite path, catalogue name, or mobilenet_v1_0.5_160")
     inspect.add_argument("--json", action="store_true")
     inspect.add_argument("--plot", type=Path, metavar="FILE.png")
-    inspect.set_defaults(command=_models_inspect)
+    inspect.set_defaults(command=subcommands.models_inspect)
 
     verify = actions.add_parser("verify", help="does a model behave as its passport says?")
     verify.add_argument("model", nargs="?", help="default: every installed one")
     verify.add_argument("--json", action="store_true")
-    verify.set_defaults(command=_models_verify)
+    verify.set_defaults(command=subcommands.models_verify)
 
     fetch = actions.add_parser("fetch", help="download a catalogued model")
     fetch.add_argument("model")
@@ -164,7 +159,7 @@ def _add_models(commands: _Subparsers[argparse.ArgumentParser]) -> None:
     fetch.add_argument(
         "--from", dest="source", default="", metavar="PLACE", help="a mirror's URL, or a folder"
     )
-    fetch.set_defaults(command=_models_fetch)
+    fetch.set_defaults(command=subcommands.models_fetch)
 
     add = actions.add_parser("add", help="write a passport for a model of your own")
     add.add_argument("path", type=Path)
@@ -173,7 +168,7 @@ def _add_models(commands: _Subparsers[argparse.ArgumentParser]) -> None:
         "--image", type=Path, action="append", required=True, help="golden image; repeatable"
     )
     add.add_argument("--name", help="default: the file's name")
-    add.set_defaults(command=_models_add)
+    add.set_defaults(command=subcommands.models_add)
 
 
 def _add_bench(commands: _Subparsers[argparse.ArgumentParser]) -> None:
@@ -182,20 +177,21 @@ def _add_bench(commands: _Subparsers[argparse.ArgumentParser]) -> None:
     bench.add_argument("--plot", type=Path, metavar="FILE.png", help="with --models")
     bench.add_argument("--seconds", type=_positive, help="of each part, default 10")
     bench.add_argument("--json", action="store_true")
-    bench.set_defaults(command=_bench)
+    bench.set_defaults(command=subcommands.bench)
 
 
 def _add_config(commands: _Subparsers[argparse.ArgumentParser]) -> None:
     config = commands.add_parser("config", help="check, show or describe the configuration")
     actions = config.add_subparsers(required=True, metavar="ACTION")
     for name, command, text in (
-        ("check", _config_check, "list everything that is wrong"),
-        ("show", _config_show, "print the effective values, secrets hidden"),
+        ("check", subcommands.config_check, "list everything that is wrong"),
+        ("show", subcommands.config_show, "print the effective values, secrets hidden"),
     ):
         action = actions.add_parser(name, help=text)
         _config_option(action)
         action.set_defaults(command=command)
-    actions.add_parser("schema", help="print the JSON Schema").set_defaults(command=_config_schema)
+    schema = actions.add_parser("schema", help="print the JSON Schema")
+    schema.set_defaults(command=subcommands.config_schema)
 
 
 def _config_option(parser: argparse.ArgumentParser) -> None:
@@ -224,156 +220,3 @@ def _count(text: str) -> int:
 
 def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
-
-
-def _run(args: argparse.Namespace) -> int:
-    if args.forget:
-        from edge_app import config
-        from edge_app.tools import forget
-
-        return forget.forget(config.load(args.config))
-    import faulthandler
-
-    from edge_app.stop import Stop
-
-    faulthandler.enable()  # where every thread was, when a library crashes or the watchdog strikes
-    asked_to_stop = Stop()
-    supervised = "NOTIFY_SOCKET" in os.environ
-    with asked_to_stop.on_signals(supervised=supervised):  # before the imports: they take longest
-        from edge_app import appliance, config
-
-        appliance.run(config.load(args.config), asked_to_stop, partial(_read, args.config))
-    return EXIT_OK
-
-
-def _demo(args: argparse.Namespace) -> int:
-    from edge_app.tools import demo
-
-    return demo.run(seconds=args.seconds)
-
-
-def _watch(args: argparse.Namespace) -> int:
-    from edge_app import config
-    from edge_app.tools import watch
-
-    return watch.run(config.load(args.config).mqtt, args.device, seconds=args.seconds)
-
-
-def _doctor(args: argparse.Namespace) -> int:
-    from edge_app.tools import doctor
-
-    return doctor.run(args.config, as_json=args.json)
-
-
-def _health(args: argparse.Namespace) -> int:
-    from edge_app import config
-    from edge_app.tools import health
-
-    loaded = config.load(args.config)
-    # Without a heartbeat nothing need be said of a scene that does not change.
-    quiet = loaded.publish.mode == "changes" and not loaded.publish.heartbeat_s
-    return health.run(
-        loaded,
-        unit=args.unit,
-        wanted=health.Wanted(args.backend, not (args.no_result or quiet), args.slower_by),
-        seconds=args.seconds or loaded.publish.heartbeat_s + 60,
-        watch_s=args.watch_s,
-        baseline=args.baseline,
-        as_json=args.json,
-    )
-
-
-def _classify(args: argparse.Namespace) -> int:
-    from edge_app.tools import classify
-
-    return classify.run(
-        args.images,
-        model=args.model,
-        labels=args.labels,
-        backend=args.backend,
-        top_k=args.top_k,
-        as_json=args.json,
-    )
-
-
-def _models_list(args: argparse.Namespace) -> int:
-    from edge_app.tools import models
-
-    return models.list_models(as_json=args.json)
-
-
-def _models_inspect(args: argparse.Namespace) -> int:
-    from edge_app.tools import inspect
-
-    return inspect.inspect_model(args.model, as_json=args.json, plot=args.plot)
-
-
-def _models_verify(args: argparse.Namespace) -> int:
-    from edge_app.tools import models
-
-    return models.verify(args.model, as_json=args.json)
-
-
-def _models_fetch(args: argparse.Namespace) -> int:
-    from edge_app.tools import fetch
-
-    return fetch.fetch(args.model, trust_on_first_use=args.trust_on_first_use, source=args.source)
-
-
-def _models_add(args: argparse.Namespace) -> int:
-    from edge_app.tools import models
-
-    return models.add(args.path, labels=args.labels, images=args.image, name=args.name)
-
-
-def _bench(args: argparse.Namespace) -> int:
-    if args.models is not None:
-        if args.seconds is not None:
-            raise UsageError("--seconds and --models do not go together", hint="leave one out")
-        from edge_app.tools import bench_models
-
-        return bench_models.bench_models(args.models, plot=args.plot, as_json=args.json)
-    if args.plot is not None:
-        raise UsageError("--plot draws what --models measures", hint="add --models A,B,C")
-    from edge_app.tools import bench
-
-    return bench.run(seconds=args.seconds or bench.DEFAULT_S, as_json=args.json)
-
-
-def _config_check(args: argparse.Namespace) -> int:
-    from edge_app import config
-
-    loaded = _read(args.config)
-    for absent in config.absent_sources(loaded):
-        print(f"note: {absent}", file=sys.stderr)  # it may be mounted by the time it is needed
-    print(f"{args.config}: fine")
-    return EXIT_OK
-
-
-def _read(path: Path) -> Config:
-    """Load the file, and look whether its model is there. Raises ConfigError with every fault."""
-    from edge_app import catalog, config
-
-    loaded = config.load(path)
-    try:
-        catalog.resolve(loaded.model.name, loaded.model.labels)
-    except ModelError as error:
-        fault = f"model.name: {error}; {error.hint}"
-        raise ConfigError(f"{path}: 1 fault", faults=(fault,)) from error
-    return loaded
-
-
-def _config_show(args: argparse.Namespace) -> int:
-    from edge_app import config
-
-    print(config.show(config.load(args.config)), end="")
-    return EXIT_OK
-
-
-def _config_schema(_args: argparse.Namespace) -> int:
-    import json
-
-    from edge_app import config
-
-    print(json.dumps(config.schema(), indent=2))
-    return EXIT_OK

@@ -17,7 +17,6 @@ from edge_app import policy
 from edge_app.domain import (
     Engine,
     Event,
-    Health,
     Label,
     Message,
     Publisher,
@@ -30,6 +29,7 @@ from edge_app.errors import CameraEnded
 from edge_app.inference import Answer, Frames, Inbox, Inference
 from edge_app.policy import Rules
 from edge_app.publish import wire
+from edge_app.stats import Health
 from edge_app.telemetry import Window
 
 _SECOND_NS = 1_000_000_000

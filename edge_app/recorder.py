@@ -17,8 +17,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from edge_app.domain import Event, Health, Percentiles
+from edge_app.domain import Event
 from edge_app.files import write_file
+from edge_app.stats import Health, Percentiles
 
 log = logging.getLogger(__name__)
 

@@ -15,14 +15,7 @@ from edge_app.camera.mailbox import Counters
 from edge_app.camera.sources import redacted
 from edge_app.catalog import ModelFiles
 from edge_app.config import Config
-from edge_app.domain import (
-    Accelerator,
-    Engine,
-    Frames,
-    Health,
-    Publisher,
-    Rates,
-)
+from edge_app.domain import Engine, Publisher
 from edge_app.engine.devices import attached
 from edge_app.engine.failover import FailoverEngine
 from edge_app.engine.survey import Survey
@@ -30,6 +23,7 @@ from edge_app.sensors.energy import PowerReport
 from edge_app.sensors.process import ProcessMeter
 from edge_app.sensors.sampler import Sample
 from edge_app.settings import Settings
+from edge_app.stats import Accelerator, Frames, Health, Rates
 from edge_app.telemetry import Window
 
 

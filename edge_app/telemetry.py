@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edge_app.domain import Percentiles
+from edge_app.stats import Percentiles
 
 STAGES = ("preprocess", "invoke", "end_to_end")
 

@@ -6,12 +6,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edge_app.domain import Accelerator, Engine, EngineInfo, Event, Pixels, Tensor
+from edge_app.domain import Engine, EngineInfo, Event, Pixels, Tensor
 from edge_app.engine.health import Happening, Limits
 from edge_app.engine.shared import SLOTS
 from edge_app.engine.standing import Standing
 from edge_app.engine.supervisor import Canary, Device, Supervisor
 from edge_app.errors import EngineError
+from edge_app.stats import Accelerator
 
 _TRIES_AT_START = 2  # a first open, which uploads firmware, may fail where a second one succeeds
 

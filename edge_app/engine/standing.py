@@ -9,11 +9,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from edge_app.domain import Accelerator, Event
+from edge_app.domain import Event
 from edge_app.engine.child import ChildFailed
 from edge_app.engine.health import Happening, Limits, Status, step
 from edge_app.engine.pace import Drift
 from edge_app.errors import EngineError
+from edge_app.stats import Accelerator
 
 log = logging.getLogger(__name__)
 

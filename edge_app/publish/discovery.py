@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import msgspec
 from msgspec.structs import replace
 
-from edge_app.domain import Delivery, Health, Message
+from edge_app.domain import Delivery, Message
 from edge_app.publish.entities import entities
 from edge_app.publish.vitals import Abilities
 from edge_app.publish.wire import Topics
+from edge_app.stats import Health
 
 DEFAULT_PREFIX = "homeassistant"
 BIRTH_TOPIC = "homeassistant/status"  # whatever the prefix: Home Assistant's own setting

@@ -8,8 +8,9 @@ import threading
 from collections import deque
 from typing import BinaryIO
 
-from edge_app.domain import Delivery, Message, MqttState, Received, SpoolState
+from edge_app.domain import Delivery, Message, Received
 from edge_app.publish.wire import with_seq
+from edge_app.stats import MqttState, SpoolState
 
 log = logging.getLogger(__name__)
 

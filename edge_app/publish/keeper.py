@@ -1,7 +1,8 @@
 """Moves what waits in a spool to a disk and back, in a thread of its own.
 
-In normal operation it writes nothing: only what was in memory at two ticks in a row, and so was not
-acknowledged in between, goes to the disk. Whatever the disk does, the spool goes on in memory.
+In normal operation it writes no message, and reserves numbers now and then: only what was in memory
+at two ticks in a row, and so was not acknowledged in between, goes to the disk. Whatever the disk
+does, the spool goes on in memory.
 """
 
 from __future__ import annotations

@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 
 from paho.mqtt.enums import MQTTProtocolVersion
 
-from edge_app.domain import Message, MqttState, Received, SpoolState
+from edge_app.domain import Message, Received
 from edge_app.errors import EdgeAppError
 from edge_app.publish.connection import NO_ANSWER, UNSUPPORTED_VERSION, Connection, Peer
 from edge_app.publish.link import Broker, Retry
 from edge_app.publish.outbox import Inbox, Outbox
 from edge_app.publish.spool import Spool
 from edge_app.publish.trouble import Status, explain
+from edge_app.stats import MqttState, SpoolState
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 
-from edge_app.domain import Event, Message, SpoolState
+from edge_app.domain import Event, Message
 from edge_app.publish.wire import with_seq
+from edge_app.stats import SpoolState
 
 log = logging.getLogger(__name__)
 

@@ -10,24 +10,19 @@ from typing import Any
 
 import msgspec
 
-from edge_app.domain import (
+from edge_app.domain import Delivery, Event, Label, Message, Result, WallClock
+from edge_app.stats import (
     Accelerator,
-    Delivery,
-    Event,
     Frames,
     Health,
-    Label,
-    Message,
     MqttState,
     Percentiles,
     Power,
     ProcessUse,
     Rates,
-    Result,
     SpoolState,
     Thermal,
     Throttled,
-    WallClock,
 )
 
 VERSION = 1

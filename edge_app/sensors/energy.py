@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from edge_app.domain import Power
 from edge_app.sensors.power import MAX_W, Reading
+from edge_app.stats import Power
 
 MAX_GAP_S = 5.0  # what was taken between two readings further apart is not known
 _SLACK_S = 1.5  # readings are a second apart, and do not come when a window ends

@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from edge_app.domain import ProcessUse
+from edge_app.stats import ProcessUse
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 

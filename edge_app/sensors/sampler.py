@@ -9,12 +9,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edge_app.domain import Event, Thermal, Throttled
+from edge_app.domain import Event
 from edge_app.sensors.energy import MAX_GAP_S, Energy, EnergyMeter
 from edge_app.sensors.power import RETRY_S, Choice, PowerSensor
 from edge_app.sensors.thermal import read_thermal
 from edge_app.sensors.throttle import Episodes, ThrottleSensor
 from edge_app.sensors.vcgencmd import Vcgencmd
+from edge_app.stats import Thermal, Throttled
 
 log = logging.getLogger(__name__)
 

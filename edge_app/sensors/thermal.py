@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edge_app.domain import Thermal
 from edge_app.sensors.sysfs import numbered, read_line, read_number
+from edge_app.stats import Thermal
 
 _SOC_ZONES = ("cpu-thermal", "cpu_thermal", "soc-thermal", "x86_pkg_temp", "acpitz")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edge_app.domain import Event, Throttled
+from edge_app.domain import Event
 from edge_app.sensors.sysfs import numbered, read_line, read_number
 from edge_app.sensors.vcgencmd import Vcgencmd
+from edge_app.stats import Throttled
 
 # Bit n: it is so now; bit 16 + n: it was so since boot. (Raspberry Pi documentation, `vcgencmd`.)
 CONDITIONS = ("under_voltage", "arm_capped", "throttled", "soft_temp_limit")

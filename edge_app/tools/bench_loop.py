@@ -12,17 +12,7 @@ from typing import Any
 
 from edge_app.appliance import SWITCH_INTERVAL_S
 from edge_app.camera.mailbox import Mailboxes
-from edge_app.domain import (
-    Engine,
-    EngineInfo,
-    Label,
-    Message,
-    MqttState,
-    Publisher,
-    Received,
-    SpoolState,
-    Tensor,
-)
+from edge_app.domain import Engine, EngineInfo, Label, Message, Publisher, Received, Tensor
 from edge_app.inference import Prepared
 from edge_app.loop import Job, Loop
 from edge_app.policy import Rules
@@ -31,6 +21,7 @@ from edge_app.publish.wire import Topics
 from edge_app.report import HealthReader
 from edge_app.sensors.clock import read_clock
 from edge_app.sensors.sampler import Sample
+from edge_app.stats import MqttState, SpoolState
 from edge_app.task.classify import decode, scores
 
 

@@ -20,13 +20,13 @@ from edge_app.camera.opening import open_camera
 from edge_app.camera.sources import redacted, stall_bound_s
 from edge_app.catalog import resolve
 from edge_app.config import CameraConfig, ModelConfig, Mqtt, Spool
-from edge_app.domain import Thermal, Throttled
 from edge_app.engine.devices import USB2_MBPS, explain
 from edge_app.engine.survey import Survey
 from edge_app.errors import CameraError, EdgeAppError
 from edge_app.publish.listen import listening
 from edge_app.publishers import broker_of, spool_path
 from edge_app.sensors.power import Choice, PowerSensor
+from edge_app.stats import Thermal, Throttled
 from edge_app.verify import verify_model
 
 Status = Literal["ok", "warning", "failed", "skipped"]

@@ -13,31 +13,26 @@ from typing import Any
 
 import pytest
 
-from edge_app.domain import (
-    Accelerator,
-    Delivery,
-    Frames,
-    Health,
-    Label,
-    Message,
-    MqttState,
-    Percentiles,
-    Power,
-    ProcessUse,
-    Rates,
-    Result,
-    SpoolState,
-    Thermal,
-    Throttled,
-    Timing,
-    WallClock,
-)
+from edge_app.domain import Delivery, Label, Message, Result, Timing, WallClock
 from edge_app.publish import discovery, wire
 from edge_app.publish.discovery import Device
 from edge_app.publish.link import Broker
 from edge_app.publish.mqtt import MqttPublisher
 from edge_app.publish.spool import Spool
 from edge_app.publish.vitals import Abilities
+from edge_app.stats import (
+    Accelerator,
+    Frames,
+    Health,
+    MqttState,
+    Percentiles,
+    Power,
+    ProcessUse,
+    Rates,
+    SpoolState,
+    Thermal,
+    Throttled,
+)
 from tests.brokers import Mosquitto
 from tests.homeassistant.hass import HomeAssistant, until
 

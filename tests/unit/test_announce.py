@@ -8,8 +8,9 @@ from pathlib import Path
 
 from edge_app import config
 from edge_app.announce import Announcer
-from edge_app.domain import Health, Message, MqttState, Thermal
+from edge_app.domain import Message
 from edge_app.publish.wire import Topics
+from edge_app.stats import Health, MqttState, Thermal
 from edge_app.telemetry import Window
 from tests.unit.test_discovery import HEALTH
 

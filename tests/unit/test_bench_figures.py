@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from edge_app.tools import bench_rig, bench_spool
-from edge_app.tools.bench import _busiest_s, _share
 from edge_app.tools.bench_figures import Bound, judged
 from edge_app.tools.bench_latency import frame_added_ms
 from edge_app.tools.bench_probing import split
+from edge_app.tools.bench_turns import busiest_s, share
 
 
 def test_each_turn_is_compared_with_the_bare_turns_around_it() -> None:
     # 90 / 100, 180 / 200 and 30 / 300: the machine's speed changes, and one turn was disturbed.
     bare_hz = [50.0, 150.0, 250.0, 350.0]
-    assert _share([90.0, 180.0, 30.0], bare_hz) == pytest.approx(0.9)
+    assert share([90.0, 180.0, 30.0], bare_hz) == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_the_verdict_is_on_the_value_that_is_shown() -> None:
 
 def test_the_busiest_thread_between_two_readings() -> None:
     # The main thread has used most so far; thread 3 is new.
-    assert _busiest_s({1: 9.0, 2: 1.0}, {1: 9.1, 2: 1.6, 3: 0.5}) == pytest.approx(0.6)
+    assert busiest_s({1: 9.0, 2: 1.0}, {1: 9.1, 2: 1.6, 3: 0.5}) == pytest.approx(0.6)
 
 
 def test_a_frame_s_own_delay_counts_up_to_the_hand_over() -> None:

@@ -10,28 +10,23 @@ from typing import Any
 
 import pytest
 
-from edge_app.domain import (
+from edge_app.domain import Delivery, Label, Message, Result, Timing, WallClock
+from edge_app.publish import discovery, wire
+from edge_app.publish.discovery import Device
+from edge_app.publish.vitals import Abilities
+from edge_app.stats import (
     Accelerator,
-    Delivery,
     Frames,
     Health,
-    Label,
-    Message,
     MqttState,
     Percentiles,
     Power,
     ProcessUse,
     Rates,
-    Result,
     SpoolState,
     Thermal,
     Throttled,
-    Timing,
-    WallClock,
 )
-from edge_app.publish import discovery, wire
-from edge_app.publish.discovery import Device
-from edge_app.publish.vitals import Abilities
 
 TOPICS = wire.Topics("edge", "porch-cam")
 DEVICE = Device("porch-cam", "Porch", "1.2.3", "aarch64", ("main",))

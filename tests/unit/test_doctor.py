@@ -13,10 +13,10 @@ import pytest
 
 from edge_app.catalog import shipped_dir
 from edge_app.config import CameraConfig, ModelConfig, Mqtt, Spool
-from edge_app.domain import Thermal, Throttled
 from edge_app.engine.devices import EdgeTpu
 from edge_app.engine.survey import Survey
 from edge_app.errors import EXIT_CONFIG, EXIT_OK, EXIT_UNAVAILABLE
+from edge_app.stats import Thermal, Throttled
 from edge_app.tools import checkup, doctor
 from edge_app.tools.processes import free_port
 from tests.brokers import Mosquitto, mosquitto_running, password_options

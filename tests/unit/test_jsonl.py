@@ -9,8 +9,9 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from edge_app.domain import Delivery, Message, MqttState, SpoolState
+from edge_app.domain import Delivery, Message
 from edge_app.publish.jsonl import JsonLinesPublisher
+from edge_app.stats import MqttState, SpoolState
 
 WAIT_S = 10.0
 RESULT = Message("edge/x/result", b'{"v":1}', Delivery.SPOOLED)

@@ -9,9 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge_app.domain import (
+from edge_app.domain import Event
+from edge_app.recorder import COLUMNS, MAX_BYTES, SECONDS, Recorder
+from edge_app.stats import (
     Accelerator,
-    Event,
     Frames,
     Health,
     MqttState,
@@ -23,7 +24,6 @@ from edge_app.domain import (
     Thermal,
     Throttled,
 )
-from edge_app.recorder import COLUMNS, MAX_BYTES, SECONDS, Recorder
 
 
 def health(captured: int = 30) -> Health:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_app.domain import Power
 from edge_app.sensors.energy import Energy, EnergyMeter, PowerReport
 from edge_app.sensors.power import Reading
+from edge_app.stats import Power
 
 WRAPS_UJ = 262_143_328_850
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from edge_app.domain import Thermal, Throttled
 from edge_app.sensors.power import Choice, PowerSensor, Reading
 from edge_app.sensors.sampler import Sample, Sampler
 from edge_app.sensors.thermal import read_thermal
 from edge_app.sensors.throttle import CONDITIONS, Episodes, ThrottleSensor
 from edge_app.sensors.vcgencmd import Vcgencmd
+from edge_app.stats import Thermal, Throttled
 
 RAILS = {
     "3V7_WL_SW": (0.0039, 3.7176),

@@ -8,26 +8,24 @@ from typing import cast
 
 import pytest
 
-from edge_app.domain import (
+from edge_app.domain import Engine, Publisher, WallClock
+from edge_app.loop import Job
+from edge_app.policy import Rules
+from edge_app.service.notify import Notifier
+from edge_app.service.plea import AWAY_S, REQUEST, Plea
+from edge_app.stats import (
     Accelerator,
-    Engine,
     Frames,
     Health,
     MqttState,
     Percentiles,
     Power,
     ProcessUse,
-    Publisher,
     Rates,
     SpoolState,
     Thermal,
     Throttled,
-    WallClock,
 )
-from edge_app.loop import Job
-from edge_app.policy import Rules
-from edge_app.service.notify import Notifier
-from edge_app.service.plea import AWAY_S, REQUEST, Plea
 from edge_app.supervision import broker_line, status_line, told
 from edge_app.telemetry import Window
 from tests.faulty_engine import Echo

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from array import array
 
-from edge_app.domain import Percentiles
+from edge_app.stats import Percentiles
 from edge_app.telemetry import Window, percentiles
 
 

@@ -8,27 +8,21 @@ from typing import Any
 
 import pytest
 
-from edge_app.domain import (
+from edge_app.domain import Delivery, Event, Label, Message, Result, Timing, WallClock
+from edge_app.publish import wire
+from edge_app.stats import (
     Accelerator,
-    Delivery,
-    Event,
     Frames,
     Health,
-    Label,
-    Message,
     MqttState,
     Percentiles,
     Power,
     ProcessUse,
     Rates,
-    Result,
     SpoolState,
     Thermal,
     Throttled,
-    Timing,
-    WallClock,
 )
-from edge_app.publish import wire
 
 TOPICS = wire.Topics("edge", "porch")
 # 2026-11-22T18:30:01.123Z is 1 795 372 201.123 s after 1970; the monotonic clock shows 123.456 s.
