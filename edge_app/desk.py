@@ -5,6 +5,7 @@ Pure, but for what the controls do.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,8 +50,7 @@ class Desk:
         self._prefix = prefix
         self._own_reply = own_reply
         self._reserved = tuple(reserved)
-        self._tokens = float(MAX_PER_S)
-        self._counted_s = 0.0
+        self._admitted_s: deque[float] = deque(maxlen=MAX_PER_S)
         self._warned_s = -1.0
         self._refusals = 0  # since the last event
         self._last_refusal: tuple[str, str] = ("", "")
@@ -98,13 +98,11 @@ class Desk:
         ]
 
     def _admit(self, now_s: float) -> bool:
-        """Take a token; there is a new one every tenth of a second, and ten at most."""
-        self._tokens += (now_s - self._counted_s) * MAX_PER_S
-        self._tokens = min(self._tokens, float(MAX_PER_S))
-        self._counted_s = now_s
-        if self._tokens < 1:
+        """Whether fewer than MAX_PER_S were admitted in the second before."""
+        full = len(self._admitted_s) == MAX_PER_S
+        if full and now_s - self._admitted_s[0] < 1:
             return False
-        self._tokens -= 1
+        self._admitted_s.append(now_s)
         return True
 
     def _count(self, name: str, reason: str) -> None:
