@@ -100,6 +100,7 @@ def _inventory(port: int) -> dict[str, object]:
                 "cam-2": {
                     "edge_app_broker_url": f"mqtts://127.0.0.1:{port}",
                     "edge_app_config": _config(f"images:{_PICTURES}", fps=1.0),
+                    "device_time_sync": False,  # the clock of a container is its host's
                 },
                 "cam-1": {
                     "edge_app_broker_url": f"mqtts://10.0.2.2:{port}",
