@@ -34,6 +34,7 @@ from tests.contract.test_engine import (
     write,
 )
 from tests.faulty_engine import FACTORY, ROOT, set_behaviour
+from tests.leaks import held, leaked, rss_mb
 
 # The engine's promises themselves, from the suite that every engine is held to.
 __all__ = [
@@ -71,17 +72,6 @@ def until_ended(pid: int) -> None:
             return True
 
     until(ended)
-
-
-def held() -> tuple[int, int]:
-    """Return how many descriptors this process has, and how many shared memories."""
-    maps = Path("/proc/self/maps").read_text()
-    return len(list(Path("/proc/self/fd").iterdir())), maps.count("memfd:edge-app")
-
-
-def rss_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def load(path: str, runtime: str) -> LiteRtEngine:
@@ -298,7 +288,7 @@ def test_nothing_leaks(device: Open) -> None:
     before, before_mb = held(), rss_mb()
     for number in range(RESTARTS):
         restart(number)
-    assert held() == before
+    assert leaked(before) == (0, 0)
     assert rss_mb() < before_mb + 20
     assert child_processes() == set()
 
@@ -308,7 +298,7 @@ def test_nothing_leaks_of_a_thousand_that_are_given_up_at_once(device: Open) -> 
     before = held()
     for _ in range(1000):
         device().close()
-    assert held() == before
+    assert leaked(before) == (0, 0)
     assert child_processes() == set()
 
 

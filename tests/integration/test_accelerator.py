@@ -34,6 +34,7 @@ from edge_app.engines import canaries, edgetpu_starter
 from edge_app.errors import ConfigError, EngineError, ModelError
 from tests.conftest import child_processes
 from tests.contract.test_engine_child import until_ended
+from tests.leaks import held, leaked, rss_mb
 from tests.standin.edgetpu import Device, build, device
 from tests.standin.edgetpu.compile import compiled
 
@@ -449,17 +450,6 @@ def strike(tpu: Device, rng: random.Random) -> str:
     return fault
 
 
-def held() -> tuple[int, int]:
-    """Return the descriptors and shared memories of this process."""
-    maps = Path("/proc/self/maps").read_text().count("memfd:edge-app")
-    return len(list(Path("/proc/self/fd").iterdir())), maps
-
-
-def rss_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
 @pytest.mark.timeout(7200)
 def test_soak(start: Start, tpu: Device) -> None:
     """Mixed faults, one after the other: `make soak` injects 1,000."""
@@ -493,7 +483,7 @@ def test_soak(start: Start, tpu: Device) -> None:
         f"{start_s:.2f} s; memory {before_mb:.0f} -> {rss_mb():.0f} MB\n"
     )
     assert accelerator.promotions > len(back_s)  # a busy machine may add a fault of its own
-    assert held() == before
+    assert leaked(before) == (0, 0)
     assert rss_mb() < before_mb + 30
     assert len(child_processes()) == 2  # the device and the one child
     assert statistics.median(back_s) < max(BACK_WITHIN_S, BACK_WITHIN_STARTS * start_s)
