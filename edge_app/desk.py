@@ -57,7 +57,9 @@ class Desk:
         self._event_due_s = 0.0
 
     def serve(self, received: Received, now_s: float) -> Reply | None:
-        """Carry out one command; None when not even a refusal is due. `now_s` is monotonic."""
+        """Carry out one command; None when no answer is due. `now_s` is monotonic."""
+        if received.retained and not received.payload:  # clears what the broker holds for later
+            return None
         name = received.topic.removeprefix(self._prefix)
         topic, correlation, fault = self._return_address(received)
         if not self._admit(now_s):
@@ -79,7 +81,7 @@ class Desk:
         if fault:
             raise Refused(fault)
         if received.retained:
-            raise Refused("retained: it may be from long ago; publish it without retain")
+            raise Refused("retained: the broker would send it at every start; send it without")
         arguments = read(name, received.payload)
         return COMMANDS[name].run(self._controls, arguments)
 

@@ -214,7 +214,7 @@ class Message:
 class Received:
     """A message somebody sent to this appliance. `reply_topic` is empty when none was named.
 
-    `retained`: the broker kept it from an earlier time.
+    `retained`: the broker kept it from an earlier time, or (MQTT 5 tells) will keep it from now on.
     """
 
     topic: str

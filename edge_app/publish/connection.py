@@ -16,6 +16,7 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge_app.domain import Delivery, Message
 from edge_app.publish.link import BAD_CREDENTIALS, KEEPALIVE_S, Broker, new_client
@@ -234,8 +235,13 @@ class Connection:
         self._accepted_s = time.monotonic()
         self._status.accepted()
         self._outbox.open(self._peer.online)
-        if self._peer.subscriptions:
-            client.subscribe([(wanted, 1) for wanted in self._peer.subscriptions])
+        wanted = self._peer.subscriptions
+        if wanted and self._protocol == MQTTProtocolVersion.MQTTv5:
+            # As published: to tell who clears a retained command from who gives one.
+            how = SubscribeOptions(qos=1, retainAsPublished=True)
+            client.subscribe([(topic, how) for topic in wanted])
+        elif wanted:
+            client.subscribe([(topic, 1) for topic in wanted])
 
     def _on_subscribe(
         self, _client: Any, _data: Any, _mid: int, reasons: list[ReasonCode], _properties: Any

@@ -189,6 +189,19 @@ def test_a_retained_command_is_refused(tmp_path: Path, mosquitto: Mosquitto) -> 
         assert process.poll() is None
 
 
+def test_a_retained_command_is_neither_obeyed_now_nor_when_it_is_cleared(
+    tmp_path: Path, mosquitto: Mosquitto
+) -> None:
+    with commanded(tmp_path, mosquitto.port) as (operator, process):
+        operator.send("restart", {}, retain=True)
+        reply = operator.hear(lambda h: h.kind == "reply").json()
+        assert "retained" in reply["reason"]
+        operator.send("restart", retain=True)
+        assert operator.ask("resume")["ok"]  # it came after, and there is somebody to answer
+        assert process.poll() is None
+        assert len(operator.of_kind("reply")) == 1
+
+
 def test_a_sender_cannot_make_it_speak_out_of_turn(tmp_path: Path, mosquitto: Mosquitto) -> None:
     with commanded(tmp_path, mosquitto.port) as (operator, _):
         reply = operator.ask("pause", reply_topic="edge/under-test/result")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -142,7 +143,9 @@ def test_what_is_wrong_is_refused_with_the_reason(name: str, arguments: object, 
 
 def test_a_retained_command_is_refused() -> None:
     controls = FakeControls()
-    assert "retained" in reply_to(command("restart", retained=True), controls).reason
+    sent = command("restart", {}, retained=True)
+    assert "retained" in reply_to(sent, controls).reason
+    assert desk(controls).serve(replace(sent, payload=b""), 1000.0) is None  # clears it
     assert controls.asked == []
 
 
