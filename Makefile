@@ -51,8 +51,8 @@ test-hw: $(VENV)/.dev ## the Edge TPU's tests on a real Coral; MODEL=PATH of a c
 	@EDGETPU_HARDWARE=1 EDGETPU_MODEL=$(MODEL) $(BIN)/pytest tests/integration/test_edgetpu.py $(ARGS)
 
 .PHONY: test-appliance
-test-appliance: $(VENV)/.dev .venv-ansible/.ready ## a whole machine, in QEMU (as root); ARCH=arm64 emulates a Pi's
-	@if tests/appliance/system-packages; then \
+test-appliance: $(VENV)/.dev .venv-ansible/.ready system-packages ## a whole machine, in QEMU (as root); ARCH=arm64 emulates a Pi's
+	@if tests/appliance/system-packages $(ARCH); then \
 		$(BIN)/python -m tests.appliance.image $(ARCH) && APPLIANCE_ARCH=$(ARCH) $(BIN)/pytest tests/appliance --timeout=1800 $(ARGS); \
 	else [ $$? -eq 3 ]; fi
 

@@ -5,6 +5,7 @@ The model is looked over in a process of its own, which may take its time, or cr
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -148,7 +149,8 @@ def _check_sensors(subjects: Subjects) -> Check:
 
 def _main(name: str, labels: str, runtime: str) -> None:
     """Print a JSON list of what is wrong with a model, and a word on it."""
-    os.nice(_NICE)
+    with contextlib.suppress(OSError):  # a sandbox may forbid it
+        os.nice(_NICE)
     try:
         files = resolve(name, labels)
         faults = [fault.message for fault in verify_model(files, runtime=runtime)]

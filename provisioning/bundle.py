@@ -1,7 +1,7 @@
 """Gather everything a site without internet needs into dist/bundle: `make bundle`.
 
     dist/bundle/wheels/edge_app-*.whl        the appliance
-    dist/bundle/wheels/PLATFORM/*.whl        what it depends on, for each platform asked for
+    dist/bundle/wheels/PLATFORM.tar          what it depends on, for each platform asked for
     dist/bundle/models/                      models asked for, besides the one in the wheel
     dist/bundle/systemd/, provisioning/      units, playbooks, lock files
     dist/bundle/SHA256SUMS                   of all of it; the playbooks verify it before use
@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,6 +50,20 @@ def download_command(platform: str, target: Path) -> list[str]:
     return [*command, "--requirement", str(LOCKS / f"{platform}.txt")]
 
 
+def pack(folder: Path) -> None:
+    """Make one file of a folder of files: each file that is copied singly costs a device seconds.
+
+    The same files give the same bytes.
+    """
+    with tarfile.open(f"{folder}.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        for path in sorted(folder.iterdir()):
+            member = tarfile.TarInfo(path.name)
+            member.size, member.mode = path.stat().st_size, 0o644
+            with path.open("rb") as file:
+                tar.addfile(member, file)
+    shutil.rmtree(folder)
+
+
 def sums(folder: Path) -> str:
     """Return the lines that `sha256sum --check` reads, of all files below `folder` but its own."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
@@ -70,7 +85,9 @@ def build(target: Path, wheel: Path, wanted: Sequence[str], models: Sequence[str
     shutil.copy(wheel, target / "wheels")
     for platform in wanted:
         print(f"wheels for {platform} ...", file=sys.stderr)
-        subprocess.run(download_command(platform, target / "wheels" / platform), check=True)
+        folder = target / "wheels" / platform
+        subprocess.run(download_command(platform, folder), check=True)
+        pack(folder)
     (target / "models").mkdir()
     fetch_models(models, target / "models")
     for name in ("systemd", "provisioning"):

@@ -5,6 +5,7 @@ libedgetpu and pycoral are asked in a child process, because their code may cras
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import json
@@ -95,7 +96,8 @@ def _ask_pycoral() -> Pycoral | None:
 
 
 def _main(library: str) -> None:
-    os.nice(_NICE)
+    with contextlib.suppress(OSError):  # a sandbox may forbid it
+        os.nice(_NICE)
     version: str | None = None
     listed: tuple[str, ...] = ()
     problem = ""

@@ -53,7 +53,8 @@ def _import_gently(module: str, wanted: Mapping[str, Any]) -> None:
     """
 
     def work() -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        with contextlib.suppress(OSError):  # a sandbox may forbid it
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         with contextlib.suppress(Exception):
             prepare = getattr(importlib.import_module(module), "prepare", None)
             if prepare is not None:

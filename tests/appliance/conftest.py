@@ -1,7 +1,7 @@
 """The fleet all tests here share: each test leaves it serving.
 
     hub    a container: the broker, and the device cam-2 with a camera of pictures
-    cam-1  a guest in QEMU: a device with libcamera's software camera
+    cam-1  a guest in QEMU: a device with libcamera's software camera and a stand-in Edge TPU
 
 Both are provisioned by our playbooks, from this machine, over ssh, as somebody's would be.
 """
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from edge_app.tools.processes import free_port
-from tests.appliance import image
+from tests.appliance import accelerator, image
 from tests.appliance.container import Container
 from tests.appliance.controller import BUNDLE, Controller, Play
 from tests.appliance.ear import Ear, hearing
@@ -69,7 +70,8 @@ def fleet(machine: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         hub.start()
         port = free_port()
         devices = {"hub": hub, "cam-2": hub, "cam-1": machine}
-        controller = Controller(folder / "controller", _inventory(port), devices)
+        inventory = _inventory(port, accelerator.plug_in(machine))
+        controller = Controller(folder / "controller", inventory, devices)
         first_run = controller.play("site.yml")
         assert first_run.returncode == 0, first_run.output[-5000:]
         with hearing(port, controller.certificates("observer"), ["edge/#", "edge-cmd/#"]) as ear:
@@ -83,7 +85,7 @@ def _make_bundle() -> None:
     subprocess.run(command, cwd=image.ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
-def _inventory(port: int) -> dict[str, object]:
+def _inventory(port: int, of_accelerator: Mapping[str, Any]) -> dict[str, object]:
     """Return the groups. cam-2 comes first in a rollout, being quick."""
     return {
         "broker": {
@@ -104,7 +106,11 @@ def _inventory(port: int) -> dict[str, object]:
                 },
                 "cam-1": {
                     "edge_app_broker_url": f"mqtts://10.0.2.2:{port}",
-                    "edge_app_config": _config("picamera:0", fps=_SLOW_FPS),
+                    "edge_app_config": {
+                        **_config("picamera:0", fps=_SLOW_FPS),
+                        "model": accelerator.model(),
+                    },
+                    **of_accelerator,
                 },
             },
             "vars": {

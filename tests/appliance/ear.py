@@ -49,7 +49,8 @@ class Heard:
 class Ear:
     """What was heard so far; made by `hearing`."""
 
-    def __init__(self) -> None:
+    def __init__(self, client: paho.Client) -> None:
+        self._client = client
         self._messages: list[Heard] = []
         self._news = threading.Condition()
 
@@ -57,6 +58,12 @@ class Ear:
         with self._news:
             self._messages.append(message)
             self._news.notify_all()
+
+    def command(self, device: str, command: str) -> dict[str, Any]:
+        """Send a command, and return the reply."""
+        mark = self.mark()
+        self._client.publish(f"edge-cmd/{device}/{command}", qos=1)
+        return self.wait_for(device, "reply", since=mark).fields()
 
     def mark(self) -> int:
         """Return the present moment, for `since`."""
@@ -116,8 +123,8 @@ class Ear:
 @contextmanager
 def hearing(port: int, certificates: Path, filters: Sequence[str]) -> Iterator[Ear]:
     """Subscribe with the certificate in a folder (client.crt, client.key, ca.crt)."""
-    ear = Ear()
     client = mqtt_client(certificates, "the-ear", lasting=True)
+    ear = Ear(client)
     client.on_message = lambda _client, _data, message: ear.take(
         Heard(message.topic, bytes(message.payload), message.retain)
     )
@@ -145,6 +152,9 @@ def mqtt_client(certificates: Path, name: str, *, lasting: bool = False) -> paho
         protocol=MQTTProtocolVersion.MQTTv311,
     )
     context = ssl.create_default_context(cafile=str(certificates / "ca.crt"))
+    # With 1.3 a client has said its first words by the time it is refused, and the answer to them
+    # can overtake the reason.
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(certificates / "client.crt", certificates / "client.key")
     client.tls_set_context(context)
     return client

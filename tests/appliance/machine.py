@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shlex
 import socket
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -61,10 +63,22 @@ class Machine:
         """Write a file there, as root."""
         self.run(f"cat > {shlex.quote(path)}", input_text=text)
 
+    def unpack(self, files: Mapping[str, bytes]) -> None:
+        """Write files there, as root, under their absolute paths."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            for path, content in files.items():
+                member = tarfile.TarInfo(path.lstrip("/"))
+                member.size, member.mode = len(content), 0o644
+                tar.addfile(member, io.BytesIO(content))
+        command = [*self._ssh_command(), "tar -x -C /"]
+        subprocess.run(command, input=packed.getvalue(), check=True, timeout=_COMMAND_S)
+
     def unit(self, name: str = "edge-app") -> Mapping[str, str]:
         """Return the properties that systemd tells of a service."""
         lines = self.run(f"systemctl show {name}").splitlines()
-        return dict(line.partition("=")[::2] for line in lines)
+        # It leaves out a status of a service that has not said one.
+        return {"StatusText": "", **dict(line.partition("=")[::2] for line in lines)}
 
     def wait_for_unit(
         self,
@@ -127,3 +141,9 @@ class Machine:
             time.sleep(0.2)  # nothing to wait on: it is booting
         console = self.console.read_text(errors="replace")[-3000:] if self.console.exists() else ""
         raise MachineError(f"{self.name} does not start; its console: {console}")
+
+
+def messages_waiting(unit: Mapping[str, str]) -> int:
+    """Return how many messages wait for the broker, from the service's status line."""
+    words = unit["StatusText"].split()
+    return int(words[words.index("messages") - 1]) if "messages" in words else 0

@@ -14,6 +14,7 @@ import pytest
 
 from tests.appliance.conftest import Fleet
 from tests.appliance.ear import mqtt_client
+from tests.appliance.machine import messages_waiting
 
 _PATIENCE_S = 60.0
 _OUTAGE_RESULTS = 5
@@ -23,7 +24,7 @@ def test_an_outage_of_the_broker_loses_nothing_and_restarts_nothing(fleet: Fleet
     before = fleet.cam_1.unit()
     fleet.hub.run("systemctl stop mosquitto")
     try:
-        fleet.cam_1.wait_for_unit(lambda unit: _waiting(unit["StatusText"]) >= _OUTAGE_RESULTS)
+        fleet.cam_1.wait_for_unit(lambda unit: messages_waiting(unit) >= _OUTAGE_RESULTS)
     finally:
         mark = fleet.ear.mark()
         fleet.hub.run("systemctl start mosquitto")
@@ -148,9 +149,3 @@ def _connected(fleet: Fleet, certificates: Path, name: str) -> Iterator[paho.Cli
     finally:
         client.disconnect()
         client.loop_stop()
-
-
-def _waiting(status: str) -> int:
-    """Return how many messages wait, from the service's status line."""
-    words = status.split()
-    return int(words[words.index("messages") - 1]) if "messages" in words else 0

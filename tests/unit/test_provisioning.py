@@ -94,6 +94,20 @@ def test_a_bundle_that_was_changed_is_noticed(tmp_path: Path) -> None:
     assert subprocess.run(check, cwd=tmp_path, check=False, capture_output=True).returncode != 0
 
 
+def test_a_packed_folder_is_one_file_and_always_the_same(tmp_path: Path) -> None:
+    for place in ("here", "there"):
+        folder = tmp_path / place / "cp313-x86_64"
+        folder.mkdir(parents=True)
+        for name in ("b.whl", "a.whl") if place == "here" else ("a.whl", "b.whl"):
+            (folder / name).write_text(name)
+        bundle.pack(folder)
+        assert not folder.exists()
+    here, there = (tmp_path / place / "cp313-x86_64.tar" for place in ("here", "there"))
+    assert here.read_bytes() == there.read_bytes()
+    subprocess.run(["tar", "-xf", here, "-C", tmp_path], check=True)
+    assert (tmp_path / "b.whl").read_text() == "b.whl"
+
+
 @pytest.mark.parametrize(
     ("record", "counts", "said"),
     [

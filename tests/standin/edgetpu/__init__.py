@@ -35,19 +35,19 @@ __all__ = ["Device", "Fault", "Kind", "build", "device"]
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[2]
 BUILD = _ROOT / "build" / "edgetpu-standin"
-_COMPILE = ("gcc", "-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-Werror")
+_FLAGS = ("-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-Werror")
 _SHARED = ("-fPIC", "-shared", "-fvisibility=hidden", "-Wl,-soname,libedgetpu.so.1")
 # What fits into sockaddr_un with its final zero.
 _SOCKET_PATH_MAX = 107
 
 
-def build(folder: Path = BUILD, *, too_old: bool = False) -> Path:
-    """Return a directory that holds `libedgetpu.so.1`, built with gcc unless it is there already.
+def build(folder: Path = BUILD, *, too_old: bool = False, compiler: str = "gcc") -> Path:
+    """Return a directory that holds `libedgetpu.so.1`, built unless it is there already.
 
     `too_old`: built against the 64-byte TfLiteRegistration of TensorFlow 2.11 and older, as
     Google's own library of 2021 is; today's runtimes crash on it.
     """
-    command = [*_COMPILE, *(["-DTOO_OLD"] if too_old else []), *_SHARED]
+    command = [compiler, *_FLAGS, *(["-DTOO_OLD"] if too_old else []), *_SHARED]
     digest = hashlib.sha256(" ".join(command).encode())
     for name in ("libedgetpu.c", "tflite_abi.h"):
         digest.update((_HERE / name).read_bytes())
