@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
-import stat
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
 
 from edge_app.camera.sources import parse_source, redacted
-from edge_app.errors import ConfigError, EdgeAppError
+from edge_app.config_broker import (
+    address_faults,
+    certificate_faults,
+    password_faults,
+    tree_faults,
+)
+from edge_app.config_files import file_faults
+from edge_app.errors import ConfigError, EdgeAppError, Unreadable
+from edge_app.files import read_text
 from edge_app.validate import convert, shown
 
+MAX_FILE_BYTES = 1_000_000
 Backend = Literal["auto", "edgetpu", "cpu"]
 # In Python `$` also matches before a final newline, in JSON Schema it does not; this is no line end
 # in both.
@@ -34,14 +40,15 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 Pixels = Annotated[int, Meta(ge=16, le=16_384)]
 _SOURCES = "picamera:0, v4l2:/dev/video0, rtsp://HOST/PATH, file:CLIP or images:DIR"
 _CAMERAS = 'one table or more, such as [camera.main] with source = "picamera:0"'
+# Brokers keep $... for themselves, and hang up on control characters.
+_LEVEL = r"[^+#/\x00-\x1f\x7f]+"
+_TOPIC = rf"(?!\$){_LEVEL}(/{_LEVEL})*"
+_TOPIC_SAYS = "a topic without + and #, no / at its ends, nothing empty between two, no $ in front"
 TopicName = Annotated[
-    str, Meta(pattern=rf"^[^+#\0]+{_END}", max_length=200, description="a topic without + and #")
+    str, Meta(pattern=f"^{_TOPIC}{_END}", max_length=200, description=_TOPIC_SAYS)
 ]
 Prefix = Annotated[
-    str,
-    Meta(
-        pattern=rf"^[^+#\0]*{_END}", max_length=200, description="a topic without + or #, or empty"
-    ),
+    str, Meta(pattern=f"^({_TOPIC})?{_END}", max_length=200, description=f"{_TOPIC_SAYS}; or empty")
 ]
 DeviceId = Annotated[
     str, Meta(pattern=rf"^[a-z0-9-]{{1,63}}{_END}", description="1 to 63 of a-z, 0-9 and -")
@@ -154,28 +161,39 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     power: PowerConfig = PowerConfig()
 
 
-def load(path: Path) -> Config:
-    """Read and check the file at `path`. Raises ConfigError listing every fault."""
+def load(path: Path, also: Callable[[Config], Iterable[str]] = lambda _: ()) -> Config:
+    """Read and check the file at `path`; see `parse`. Raises ConfigError listing every fault."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        text = read_text(path, MAX_FILE_BYTES)
+    except Unreadable as error:
+        is_absent = isinstance(error.__cause__, FileNotFoundError)
         raise ConfigError(
-            f"{path}: cannot be read: {reason}",
-            hint="give the path with --config; `edge-app config schema` says what goes in it",
+            f"{path}: cannot be read: {error}",
+            hint="put it there (`edge-app config schema` says what goes in it), or name another "
+            "with --config"
+            if is_absent
+            else error.hint,
         ) from error
-    return parse(text, str(path))
+    return parse(text, str(path), also)
 
 
-def parse(text: str, origin: str) -> Config:
-    """Check configuration `text`; `origin` names it in errors. Raises ConfigError."""
+def parse(text: str, origin: str, also: Callable[[Config], Iterable[str]] = lambda _: ()) -> Config:
+    """Check configuration `text`; `origin` names it in errors. Raises ConfigError.
+
+    `also` yields what is wrong beyond that, KEY: FAULT. It is asked even when there are faults: of
+    the keys that have them it sees the defaults, and what it says of those keys is dropped.
+    """
     try:
         data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # endless numbers and nesting too
         raise ConfigError(f"{origin}: not valid TOML: {error}", hint="see toml.io") from error
     config, faults = convert(Config, data)
-    if config is not None:
-        faults += _meaning(config)
+    # Without a camera, the rest is looked at all the same.
+    sound = config or convert(Config, data | {"camera": {"main": {"source": "picamera:0"}}})[0]
+    if sound is not None:
+        for find in (_meaning, also):
+            told = {_key(fault) for fault in faults}
+            faults += [fault for fault in find(sound) if _key(fault) not in told]
     if faults or config is None:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise ConfigError(
@@ -186,82 +204,55 @@ def parse(text: str, origin: str) -> Config:
     return config
 
 
+def _key(fault: str) -> str:
+    return fault.partition(": ")[0]
+
+
 def _meaning(config: Config) -> Iterator[str]:
     """Yield what is wrong with values that are well-formed one by one."""
+    holders: dict[str, str] = {}
     for name, camera in config.camera.items():
         if not re.fullmatch(r"[a-z0-9_-]{1,63}", name):
             yield f"camera.{name}: found name {shown(name)}; allowed: a-z, 0-9, - and _"
         try:
-            parse_source(camera.source)
+            scheme, _ = parse_source(camera.source)
         except EdgeAppError as error:
-            yield f"camera.{name}.source: {error}; {error.hint}"
-    if config.mqtt.url:
-        yield from _broker_faults(config.mqtt)
-    files = {
-        "model.labels": config.model.labels,
-        "mqtt.ca_file": config.mqtt.ca_file,
-        "mqtt.cert_file": config.mqtt.cert_file,
-        "mqtt.key_file": config.mqtt.key_file,
-        "mqtt.password_file": config.mqtt.password_file,
-    }
-    for path, file in files.items():
-        if not file:
+            yield f"camera.{name}.source: {'; '.join(filter(None, (str(error), error.hint)))}"
             continue
-        if not Path(file).exists():
-            reason = "no such file"
-        elif Path(file).is_dir():
-            reason = "a directory"
-        else:
-            reason = "" if os.access(file, os.R_OK) else "not readable by this user"
-        if reason:
-            yield f"{path}: found {shown(file)}: {reason}; allowed: a readable file, or empty"
-    if config.mqtt.password_file and _open_to_others(Path(config.mqtt.password_file)):
-        yield (
-            f"mqtt.password_file: {config.mqtt.password_file} can be read by other users; "
-            f"allowed: no access for others (chmod o= {config.mqtt.password_file})"
-        )
-
-
-def absent_sources(config: Config) -> Iterator[str]:
-    """Yield which recordings and devices are not there at this moment."""
-    for name, camera in config.camera.items():
-        scheme, rest = parse_source(camera.source)
-        if scheme in ("images", "file", "v4l2") and not Path(rest).exists():
-            yield f"camera.{name}.source: {rest} is not there now"
+        holder = holders.setdefault(camera.source, name)
+        if holder != name and scheme in ("picamera", "v4l2"):
+            yield (
+                f"camera.{name}.source: found {shown(camera.source)}, which camera.{holder} has; "
+                "allowed: each camera once"
+            )
+    mqtt = config.mqtt
+    if mqtt.url:
+        yield from _broker_faults(mqtt)
+    files = {"model.labels": config.model.labels}
+    for key in ("ca_file", "cert_file", "key_file", "password_file"):
+        files[f"mqtt.{key}"] = getattr(mqtt, key)
+    faults = list(file_faults(files))
+    yield from faults
+    unreadable = {_key(fault) for fault in faults}
+    readable = {key: "" if key in unreadable else file for key, file in files.items()}
+    yield from certificate_faults(
+        readable["mqtt.ca_file"], readable["mqtt.cert_file"], readable["mqtt.key_file"]
+    )
+    if readable["mqtt.password_file"]:
+        yield from password_faults(mqtt.password_file)
 
 
 def _broker_faults(mqtt: Mqtt) -> Iterator[str]:
-    try:
-        url = urlsplit(mqtt.url)
-        known = url.scheme in ("mqtt", "mqtts") and bool(url.hostname) and url.port != 0
-        bare = not (url.path.strip("/") or url.query or url.fragment)
-    except ValueError:  # a port that is no number up to 65535, an unclosed bracket
-        known = bare = False
-    if not known or not bare:
-        allowed = "mqtt://HOST[:PORT] or mqtts://HOST[:PORT], nothing after it"
-        yield f"mqtt.url: found {shown(hide_password(mqtt.url))}; allowed: {allowed}"
-    if not known:
-        return
-    if url.username or url.password:
-        yield "mqtt.url: holds a user name or password; use mqtt.username and mqtt.password_file"
-    if bool(mqtt.cert_file) != bool(mqtt.key_file):
-        yield "mqtt.cert_file and mqtt.key_file: only one is set; set both or none"
+    yield from address_faults(mqtt.url, certificates=bool(mqtt.ca_file or mqtt.cert_file))
+    for empty, other in (("cert_file", "key_file"), ("key_file", "cert_file")):
+        if getattr(mqtt, other) and not getattr(mqtt, empty):
+            yield f"mqtt.{empty}: empty, while mqtt.{other} is set; allowed: both or none"
     if mqtt.password_file and not mqtt.username:
-        yield "mqtt.password_file: set without mqtt.username; MQTT sends no password without one"
-    if url.scheme == "mqtt" and (mqtt.ca_file or mqtt.cert_file):
-        yield "mqtt.url: certificates are set but mqtt:// does not encrypt; use mqtts://"
-
-
-def _open_to_others(path: Path) -> bool:
-    try:
-        return bool(path.stat().st_mode & stat.S_IRWXO)
-    except OSError:
-        return False
-
-
-def hide_password(url: str) -> str:
-    """Return `url` with the password in it, if any, replaced by asterisks."""
-    return re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", url)
+        yield (
+            "mqtt.username: empty, while mqtt.password_file is set; MQTT sends no password without "
+            "a user name"
+        )
+    yield from tree_faults(mqtt.base, mqtt.discovery_prefix)
 
 
 def show(config: Config) -> str:

@@ -31,6 +31,10 @@ class UsageError(EdgeAppError):
     exit_code = EXIT_USAGE
 
 
+class Unreadable(EdgeAppError):
+    """A text file that cannot be read; whoever needs it says what for."""
+
+
 class ConfigError(EdgeAppError):
     """The configuration is not valid; `faults` lists everything that is wrong with it."""
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_app.errors import EXIT_OK, ConfigError, ModelError, UsageError
+from edge_app.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
     from edge_app.config import Config
@@ -134,25 +134,21 @@ def bench(args: argparse.Namespace) -> int:
 
 def config_check(args: argparse.Namespace) -> int:
     from edge_app import config
+    from edge_app.tools import config_check
 
-    loaded = _read(args.config)
-    for absent in config.absent_sources(loaded):
-        print(f"note: {absent}", file=sys.stderr)  # it may be mounted by the time it is needed
+    loaded = config.load(args.config, config_check.faults)
+    for note in config_check.notes(loaded):
+        print(f"note: {note}", file=sys.stderr)  # it may be mounted by the time it is needed
     print(f"{args.config}: fine")
     return EXIT_OK
 
 
 def _read(path: Path) -> Config:
     """Load the file, and look whether its model is there. Raises ConfigError with every fault."""
-    from edge_app import catalog, config
+    from edge_app import config
+    from edge_app.tools import config_check
 
-    loaded = config.load(path)
-    try:
-        catalog.resolve(loaded.model.name, loaded.model.labels)
-    except ModelError as error:
-        fault = f"model.name: {error}; {error.hint}"
-        raise ConfigError(f"{path}: 1 fault", faults=(fault,)) from error
-    return loaded
+    return config.load(path, config_check.missing_model)
 
 
 def config_show(args: argparse.Namespace) -> int:

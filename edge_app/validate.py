@@ -54,7 +54,9 @@ def _struct(kind: type[S], data: object, path: str, faults: list[str]) -> S | No
     for key in data:
         if key not in fields:
             near = nearest(key, fields)
-            faults.append(f"{_join(path, key)}: unknown key{near}; allowed: {', '.join(fields)}")
+            faults.append(
+                f"{_join(path, key)}: unknown key{near}; allowed: {', '.join(fields) or 'none'}"
+            )
     values: dict[str, object] = {}
     for name, field in fields.items():
         here = _join(path, name)

@@ -61,12 +61,12 @@ def open_verified(
     faults, engine = _examine(files, GOLDEN_AT_START, threads=threads, runtime=runtime)
     if engine is None:
         reasons = [fault.message for fault in faults] or ["it has no CPU twin, only an Edge TPU's"]
-        raise ModelError(
-            f"model {files.name} is refused: {'; '.join(reasons)}",
-            hint=f"`edge-app models fetch {files.name}` gets its files anew"
-            if files.passport and files.passport.base_url
-            else "put good files in their place, or name another model",
-        )
+        hint = "put good files in their place, or name another model"
+        if any(fault.check == "labels" for fault in faults) and files.labels_file is None:
+            hint = "model.labels (or --labels): one line for each output of this model, in order"
+        elif files.passport and files.passport.base_url:
+            hint = f"`edge-app models fetch {files.name}` gets its files anew"
+        raise ModelError(f"model {files.name} is refused: {'; '.join(reasons)}", hint=hint)
     return engine
 
 

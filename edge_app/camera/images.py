@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+from edge_app.camera.folder import picture_files
 from edge_app.camera.pacing import Pacer
 from edge_app.camera.quiet import silence_opencv
 from edge_app.domain import Frame, Pixels
 from edge_app.errors import CameraEnded, CameraError, CorruptFrame
 from edge_app.pictures import decode
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 class ImagesCamera:
@@ -84,20 +83,3 @@ class ImagesCamera:
         self._good_in_pass = 0
         self._left = iter(self._files)
         return next(self._left)
-
-
-def picture_files(directory: Path, *, camera: str) -> list[Path]:
-    """List a directory's pictures by name; CameraError when there is none."""
-    try:
-        names = sorted(path for path in directory.iterdir() if path.suffix.lower() in SUFFIXES)
-    except OSError as error:
-        raise CameraError(
-            f"camera {camera}: {directory} cannot be listed: {error.strerror}",
-            hint="images: takes a directory that this user may read",
-        ) from None
-    if not names:
-        raise CameraError(
-            f"camera {camera}: {directory} holds no picture",
-            hint=f"put files there that end in {', '.join(SUFFIXES)}",
-        )
-    return names

@@ -21,7 +21,7 @@ def parse_source(source: str) -> tuple[str, str]:
     scheme, colon, rest = source.partition(":")
     if not colon or scheme not in SCHEMES:
         nearest = difflib.get_close_matches(scheme.lower(), SCHEMES, n=1)
-        hint = f'did you mean "{nearest[0]}:"?' if nearest else f"write {ALLOWED}"
+        hint = f'did you mean "{nearest[0]}:"?' if nearest else ""
         # Not quoted as it is: a mistyped RTSP address may hold a password.
         raise ConfigError(f'"{scheme}" is no kind of camera source; allowed: {ALLOWED}', hint=hint)
     if scheme in ("rtsp", "rtsps"):

@@ -115,8 +115,8 @@ class LiteRtEngine:
             runtime=f"{runtime_name}, {delegate.version}" if delegate else runtime_name,
             device=delegate.options.get("device", "") if delegate else "",
             threads=threads,
-            input=_check_input(path, [_spec(detail) for detail in inputs]),
-            outputs=_check_outputs(path, [_spec(detail) for detail in outputs]),
+            input=check_input(path, [_spec(detail) for detail in inputs]),
+            outputs=check_outputs(path, [_spec(detail) for detail in outputs]),
         )
         self._input_index: int = inputs[0]["index"]
         self._output_indices: list[int] = [detail["index"] for detail in outputs]
@@ -213,7 +213,8 @@ def _delegated(module: Any, path: Path, delegate: Delegate, threads: int) -> Any
     return interpreter
 
 
-def _check_input(path: Path, inputs: Sequence[TensorSpec]) -> TensorSpec:
+def check_input(path: Path, inputs: Sequence[TensorSpec]) -> TensorSpec:
+    """Return the one input, which takes pictures. Raises ModelError, in the name of `path`."""
     if len(inputs) != 1:
         raise ModelError(
             f"{path}: {len(inputs)} inputs; a picture model has exactly one",
@@ -245,7 +246,8 @@ def _check_input(path: Path, inputs: Sequence[TensorSpec]) -> TensorSpec:
     return spec
 
 
-def _check_outputs(path: Path, outputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+def check_outputs(path: Path, outputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Return the outputs, all of fixed shape. Raises ModelError, in the name of `path`."""
     shapes = [list(spec.shape) for spec in outputs]
     if not shapes or not all(shape and shape[0] == 1 and min(shape) >= 1 for shape in shapes):
         raise ModelError(

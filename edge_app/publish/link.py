@@ -12,10 +12,12 @@ from pathlib import Path
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from edge_app.errors import ConfigError
+from edge_app.errors import ConfigError, Unreadable
+from edge_app.files import read_text
 
 KEEPALIVE_S = 30
 _CONNECT_TIMEOUT_S = 10.0
+_MAX_PASSWORD_BYTES = 65_535  # MQTT's bound
 _PAUSE_FIRST_S, _PAUSE_MAX_S = 0.5, 60.0
 _STABLE_S = 10.0
 BAD_CREDENTIALS = ("Not authorized", "Bad user name or password", "Banned")
@@ -126,7 +128,8 @@ def tls_context(broker: Broker) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=broker.ca_file or None)
         if broker.cert_file:
-            context.load_cert_chain(broker.cert_file, broker.key_file)
+            # A passphrase would be asked of whoever sits at the terminal, for as long as it takes.
+            context.load_cert_chain(broker.cert_file, broker.key_file, lambda: "")
     except (OSError, ssl.SSLError) as error:
         names = ", ".join(filter(None, (broker.ca_file, broker.cert_file, broker.key_file)))
         raise ConfigError(f"certificates cannot be used ({names}): {error}") from error
@@ -146,12 +149,11 @@ def read_password(file: str) -> str:
     if not path:
         return ""
     try:
-        return Path(path).read_text(encoding="utf-8").strip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        return read_text(Path(path), _MAX_PASSWORD_BYTES).strip("\r\n")
+    except Unreadable as error:
         raise ConfigError(
-            f"MQTT password {path}: cannot be read: {reason}",
-            hint="a text file with the password alone, which this user may read",
+            f"MQTT password {path}: cannot be read: {error}",
+            hint=error.hint or "a text file with the password alone",
         ) from error
 
 

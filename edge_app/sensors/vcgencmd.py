@@ -37,7 +37,9 @@ class Vcgencmd:
                 stderr=subprocess.DEVNULL,
                 timeout=TIMEOUT_S,
             ).stdout.decode("ascii")
-        except FileNotFoundError:  # no Pi, or a system that leaves it out: nothing to complain of
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            # No Pi, or a system that leaves it out: nothing to complain of. A folder on PATH that
+            # this user may not search hides only that it is missing.
             self._wait()
             return None
         except (OSError, subprocess.SubprocessError, UnicodeDecodeError) as error:

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_app.domain import Label, Tensor, TensorSpec
-from edge_app.errors import ModelError
+from edge_app.errors import ModelError, Unreadable
+from edge_app.files import read_text
 
 BACKGROUND = "background"
+_MAX_LABELS_BYTES = 16_000_000
 
 
 def scores(output: Tensor, spec: TensorSpec) -> NDArray[np.float32]:
@@ -65,11 +67,9 @@ def decode(
 def load_labels(path: Path) -> tuple[str, ...]:
     """Read one label a line. Raises ModelError when the file cannot be read or is empty."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(
-            f"labels {path}: cannot be read: {error}", hint="one label a line, UTF-8"
-        ) from error
+        lines = read_text(path, _MAX_LABELS_BYTES).splitlines()
+    except Unreadable as error:
+        raise ModelError(f"labels {path}: cannot be read: {error}", hint=error.hint) from error
     labels = tuple(line.strip() for line in lines)
     while labels and not labels[-1]:
         labels = labels[:-1]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from edge_app.engine.litert import TFLITE_MARK
-from edge_app.errors import ModelError
+from edge_app.errors import EngineError, ModelError
 from edge_app.tools.tflite_graph import Graph, GraphTensor, Operator, Quantisation
 
 MAX_FILE_BYTES = 1 << 30
@@ -25,7 +25,10 @@ _MAX_SIDE = 1 << 28
 
 
 def read_graph(path: Path) -> Graph:
-    """Raises ModelError when the file cannot be read, is no `.tflite` or is damaged."""
+    """Raises ModelError when the file cannot be read, is no `.tflite` or is damaged.
+
+    EngineError (no ModelError) when the package that describes the format is not installed.
+    """
     try:
         # A device or a pipe may never end.
         size_bytes = path.stat().st_size if path.is_file() else 0
@@ -69,7 +72,7 @@ def _schema() -> Any:
     try:
         return importlib.import_module("ai_edge_litert.schema_py_generated")
     except ImportError as error:
-        raise ModelError(
+        raise EngineError(
             "reading the layers of a .tflite needs the package ai-edge-litert, which holds the"
             " description of the format; tflite_runtime has none",
             hint="pip install ai-edge-litert, on this or any other computer",

@@ -142,6 +142,8 @@ def test_the_selftest_looks_at_every_part(tmp_path: Path, mosquitto: Mosquitto) 
         assert list(checks) == ["model", "camera main", "camera second", "engine", "sensors"]
         assert "8 golden images" in checks["model"]
         assert checks["engine"].startswith("cpu ran ")
+        found = checks["sensors"].removeprefix("answer: ")
+        assert found == "this machine has none that answers" or "none" not in found
 
 
 def test_the_selftest_finds_a_damaged_model(tmp_path: Path, mosquitto: Mosquitto) -> None:

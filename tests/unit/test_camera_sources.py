@@ -28,11 +28,11 @@ def test_parse_source(source: str, parsed: tuple[str, str]) -> None:
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        ("", "write picamera:N"),
+        ("", "allowed: picamera:N"),
         ("picam:0", 'did you mean "picamera:"'),
         ("Images:x", 'did you mean "images:"'),
-        ("http://cam/video", "write picamera:N"),
-        ("/dev/video0", "write picamera:N"),
+        ("http://cam/video", "allowed: picamera:N"),
+        ("/dev/video0", "allowed: picamera:N"),
         ("picamera:", "after the colon"),
         ("picamera:front", 'write "picamera:0"'),
         ("picamera:²", 'write "picamera:0"'),

@@ -115,5 +115,7 @@ def test_labels_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> No
     path = tmp_path / "labels.txt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"labels\.txt"):
+    with pytest.raises(ModelError, match=r"labels\.txt") as caught:
         load_labels(path)
+    assert str(caught.value).count("labels.txt") == 1
+    assert caught.value.hint

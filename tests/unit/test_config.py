@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import subprocess
@@ -12,6 +13,8 @@ from typing import Any
 
 import jsonschema
 import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
 
 from edge_app import config
 from edge_app.errors import ConfigError
@@ -19,6 +22,21 @@ from edge_app.publish.link import read_password
 from edge_app.tools import demo
 
 MINIMAL = '[camera.main]\nsource = "picamera:0"\n'
+
+
+READ_AS = """
+import os, sys
+from pathlib import Path
+from edge_app import config  # while its own files can be read
+from edge_app.errors import ConfigError
+path = Path(sys.argv[1])
+os.chdir(path.parent)
+os.setuid(int(sys.argv[2]))
+try:
+    config.load(Path(path.name))
+except ConfigError as error:
+    print(error, "|", error.hint)
+"""
 
 
 def faults_of(text: str) -> list[str]:
@@ -106,6 +124,13 @@ def test_no_camera() -> None:
         ("model.device", "usb:\u0663"),
         ("mqtt.base", "edge/#"),
         ("mqtt.base", ""),
+        ("mqtt.base", "$SYS"),
+        ("mqtt.base", "edge/"),
+        ("mqtt.base", "/edge"),
+        ("mqtt.base", "a//b"),
+        ("mqtt.base", "a\tb"),
+        ("mqtt.base", "edge\n"),
+        ("mqtt.discovery_prefix", "homeassistant/"),
         ("mqtt.discovery_prefix", "home+assistant"),
         ("model.name", ""),
         ("model.name", "a\0b"),
@@ -151,9 +176,9 @@ def test_settings_that_contradict_each_other(tmp_path: Path) -> None:
     file.touch(mode=0o600)
     lines = f'mqtt.url = "mqtt://h"\nmqtt.cert_file = "{file}"\nmqtt.password_file = "{file}"\n'
     faults = faults_of(lines + MINIMAL)
-    assert any("only one is set" in fault for fault in faults)
+    assert any(fault.startswith("mqtt.key_file: empty, while mqtt.cert_file") for fault in faults)
     assert any("does not encrypt" in fault for fault in faults)
-    assert any("without mqtt.username" in fault for fault in faults)
+    assert any(fault.startswith("mqtt.username: empty, while") for fault in faults)
 
 
 @pytest.mark.parametrize(("mode", "is_fine"), [(0o600, True), (0o640, True), (0o604, False)])
@@ -179,6 +204,118 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     assert "a directory" in fault
 
 
+@pytest.mark.parametrize(
+    ("base", "prefix", "is_fine"),
+    [
+        ("edge", "homeassistant", True),
+        ("edge", "edges", True),
+        ("site/edge", "site/ha", True),
+        ("homeassistant", "", True),
+        ("homeassistant", "homeassistant", False),
+        ("homeassistant/edge", "homeassistant", False),
+        ("edge", "edge/ha", False),
+        ("edge", "edge-cmd", False),
+    ],
+)
+def test_states_and_announcements_have_trees_of_their_own(
+    base: str, prefix: str, is_fine: bool
+) -> None:
+    text = f'mqtt.url = "mqtt://h"\nmqtt.base = "{base}"\nmqtt.discovery_prefix = "{prefix}"\n'
+    if is_fine:
+        assert config.parse(text + MINIMAL, "test.toml").mqtt.base == base
+    else:
+        (fault,) = faults_of(text + MINIMAL)
+        assert fault.startswith(f'mqtt.base: found "{base}", and mqtt.discovery_prefix "{prefix}"')
+
+
+def test_a_fault_hides_no_other() -> None:
+    text = 'mqtt.url = "http://h"\nmqtt.key_file = "/nowhere"\nmqtt.password_file = "/nowhere"\n'
+    faults = faults_of(f'{text}model.labels = "/nowhere"\n[camera.main]\nsuorce = "picamera:0"')
+    assert [fault.split(": ")[0] for fault in faults] == [
+        "camera.main.suorce",
+        "camera.main.source",
+        "mqtt.url",
+        "mqtt.cert_file",
+        "mqtt.username",
+        "model.labels",
+        "mqtt.key_file",
+        "mqtt.password_file",
+    ]
+    # Its file is set, and unreadable: that it is empty would be a second word about the same.
+    (fault,) = faults_of(f'mqtt.url = "mqtts://h"\nmqtt.ca_file = "/nowhere"\n{MINIMAL}')
+    assert "no such file" in fault
+
+
+def test_what_is_said_of_a_source_ends_in_something_and_is_said_once() -> None:
+    for source in ("images:", "foo", "picam:0", "picamera:front"):
+        (fault,) = faults_of(f'[camera.main]\nsource = "{source}"')
+        assert not fault.rstrip().endswith(";")
+        assert fault.count("v4l2:/dev/video") <= 1
+
+
+def test_a_camera_that_serves_one_alone_is_given_once() -> None:
+    twice = '[camera.a]\nsource = "{0}"\n[camera.b]\nsource = "{0}"\n'
+    (fault,) = faults_of(twice.format("v4l2:/dev/video0"))
+    assert fault.startswith("camera.b.source: ")
+    assert "which camera.a has" in fault
+    config.parse(twice.format("rtsp://cam/stream"), "test.toml")
+
+
+def test_certificates_and_keys_that_are_none(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued, other = authority.issue_cert("porch"), authority.issue_cert("attic")
+    ca, cert, key, stranger, text, closed = (
+        tmp_path / name for name in ("ca", "cert", "key", "stranger", "text", "closed")
+    )
+    authority.cert_pem.write_to_path(ca)
+    issued.cert_chain_pems[0].write_to_path(cert)
+    issued.private_key_pem.write_to_path(key)
+    other.private_key_pem.write_to_path(stranger)
+    text.write_text("none\n")
+    loaded = serialization.load_pem_private_key(key.read_bytes(), None)
+    closed.write_bytes(
+        loaded.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"x"),
+        )
+    )
+
+    def faults(ca: Path, cert: Path, key: Path) -> list[str]:
+        files = f'mqtt.ca_file = "{ca}"\nmqtt.cert_file = "{cert}"\nmqtt.key_file = "{key}"\n'
+        try:
+            config.parse(f'mqtt.url = "mqtts://h"\n{files}{MINIMAL}', "test.toml")
+        except ConfigError as error:
+            return list(error.faults)
+        return []
+
+    assert faults(ca, cert, key) == []
+    none, empty = faults(text, key, key)
+    assert none.startswith(f'mqtt.ca_file: found "{text}": no certificate is in it')
+    assert empty.startswith(f'mqtt.cert_file: found "{key}": no certificate is in it')
+    for wrong, said in (
+        (stranger, "does not belong to"),
+        (text, "no private key is in it"),
+        (closed, "protected by a passphrase"),
+    ):
+        (fault,) = faults(ca, cert, wrong)
+        assert fault.startswith(f'mqtt.key_file: found "{wrong}": ')
+        assert said in fault
+
+
+def test_a_password_file_without_a_password(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.touch(mode=0o600)
+    text = f'mqtt.url = "mqtt://h"\nmqtt.username = "me"\nmqtt.password_file = "{file}"\n{MINIMAL}'
+    for content, said in ((b"", "empty"), (b"\n", "empty"), (b"\xff", "not UTF-8")):
+        file.write_bytes(content)
+        (fault,) = faults_of(text)
+        assert f'mqtt.password_file: found "{file}": {said}' in fault
+    file.write_bytes(codecs.BOM_UTF8 + b"secret\r\n")
+    config.parse(text, "test.toml")
+    assert read_password(str(file)) == "secret"
+
+
 def test_the_password_of_a_systemd_credential(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,16 +332,46 @@ def test_the_password_of_a_systemd_credential(
 
 def test_the_file_itself(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
-    with pytest.raises(ConfigError, match="No such file"):
+    with pytest.raises(ConfigError, match="no such file") as caught:
         config.load(path)
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="not UTF-8"):
+    assert "put it there" in caught.value.hint
+    with pytest.raises(ConfigError, match="a directory, not a file") as caught:
+        config.load(tmp_path)
+    assert caught.value.hint == "name a file in it"
+    path.write_bytes(MINIMAL.encode("utf-16"))
+    with pytest.raises(ConfigError, match="UTF-16, not UTF-8") as caught:
+        config.load(path)
+    assert "save it as UTF-8" in caught.value.hint
+    path.write_bytes(b"# fine\n# caf\xe9\n" + MINIMAL.encode())
+    with pytest.raises(ConfigError, match="not UTF-8: byte 0xe9 in line 2"):
         config.load(path)
     path.write_text("[camera.main")
     with pytest.raises(ConfigError, match="not valid TOML: Expected"):
         config.load(path)
-    path.write_text(MINIMAL)
-    assert config.load(path).camera.keys() == {"main"}
+    for signature in (b"", codecs.BOM_UTF8):
+        path.write_bytes(signature + MINIMAL.encode())
+        assert config.load(path).camera.keys() == {"main"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to somebody else")
+def test_a_file_of_somebody_else(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.touch(mode=0o600)
+    nobody = 65534
+    done = subprocess.run(
+        [sys.executable, "-c", READ_AS, os.fspath(path), str(nobody)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert "permission denied | let this user read it" in done.stdout
+
+
+def test_a_file_without_an_end_is_not_read_to_it() -> None:
+    done = edge_app("config", "check", "--config", "/dev/zero")
+    assert done.returncode == 78
+    assert "/dev/zero: cannot be read: more than 1000000 bytes" in done.stderr
 
 
 def test_shown_is_what_is_in_force(tmp_path: Path) -> None:
@@ -253,4 +420,4 @@ def test_the_commands(tmp_path: Path) -> None:
 def test_run_with_a_bad_configuration(tmp_path: Path) -> None:
     run = edge_app("run", "--config", os.fspath(tmp_path / "absent.toml"))
     assert (run.returncode, run.stdout) == (78, "")
-    assert "absent.toml: cannot be read: No such file" in run.stderr
+    assert "absent.toml: cannot be read: no such file" in run.stderr

@@ -246,6 +246,19 @@ def test_a_source_that_comes_later_is_found(tmp_path: Path) -> None:
     assert sensor.read(30) == Reading("ina226", 3.0)
 
 
+@pytest.mark.parametrize("is_missing", ["absent", "not executable", "behind a file"])
+def test_a_vcgencmd_that_cannot_be_started_is_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, is_missing: str
+) -> None:
+    command = tmp_path / "vcgencmd"
+    if is_missing != "absent":
+        command.write_text("#!/bin/sh\n")
+    if is_missing == "behind a file":
+        command /= "vcgencmd"
+    assert Vcgencmd("get_throttled", str(command)).ask() is None
+    assert caplog.records == []
+
+
 def test_what_measures_is_told_once_each_time_it_changes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -139,11 +139,11 @@ def test_weights_that_do_not_fill_their_shape_are_refused() -> None:
 def test_without_the_format_description_the_error_says_what_to_install() -> None:
     script = (
         "import sys; sys.modules['ai_edge_litert.schema_py_generated'] = None\n"
-        "from edge_app.errors import ModelError\n"
+        "from edge_app.errors import EngineError\n"
         "from edge_app.tools.tflite_reader import parse_graph\n"
         "try:\n"
         "    parse_graph(b'0000TFL3', 'm')\n"
-        "except ModelError as error:\n"
+        "except EngineError as error:\n"
         "    print(error.hint)\n"
     )
     result = subprocess.run(
