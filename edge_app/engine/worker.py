@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import importlib
 import json
 import os
@@ -31,6 +32,7 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 def main(link: socket.socket, memory: int, parent: int, factory: str, arguments: str) -> None:
     """Open `factory` ("module:function") with `arguments` (JSON) and serve until `link` closes."""
     _die_with(parent)
+    faulthandler.disable()  # in the service it would have the last word, instead of the library
     module, _, function = factory.partition(":")
     wanted = json.loads(arguments)
     _import_gently(module, wanted)

@@ -213,13 +213,17 @@ def test_a_failed_run_answers_none_of_those_at_work(device: Open, behaviour: Pat
             child.finish()
 
 
-def test_last_words_are_kept_for_the_event(device: Open, behaviour: Path) -> None:
+def test_last_words_are_kept_for_the_event(
+    device: Open, behaviour: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")  # as in the service; it would have the last word
     child = device()
     child.open()
     set_behaviour(behaviour, running="abort")
     with pytest.raises(ChildFailed) as caught:
         child.run(faulty_engine.picture(0))
     assert "transfer on tag 2 failed" in caught.value.said
+    assert "transfer on tag 2 failed" in str(caught.value)
     assert caught.value.signal == "SIGABRT"
 
 
