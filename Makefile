@@ -53,7 +53,7 @@ test-hw: $(VENV)/.dev ## the Edge TPU's tests on a real Coral; MODEL=PATH of a c
 .PHONY: test-appliance
 test-appliance: $(VENV)/.dev .venv-ansible/.ready system-packages ## a whole machine, in QEMU (as root); ARCH=arm64 emulates a Pi's
 	@if tests/appliance/system-packages $(ARCH); then \
-		$(BIN)/python -m tests.appliance.image $(ARCH) && APPLIANCE_ARCH=$(ARCH) $(BIN)/pytest tests/appliance --timeout=1800 $(ARGS); \
+		$(BIN)/python -m tests.appliance.image $(ARCH) && APPLIANCE_ARCH=$(ARCH) $(BIN)/pytest tests/appliance --timeout=3600 $(ARGS); \
 	else [ $$? -eq 3 ]; fi
 
 # Home Assistant for Python 3.13; see tests/homeassistant/requirements.in.
