@@ -47,12 +47,9 @@ def publishing(
         with closing(JsonLinesPublisher(sys.stdout.buffer)) as lines:
             yield lines
         return
-    from edge_app.publish.link import tls_context
     from edge_app.publish.mqtt import MqttPublisher
 
     broker = broker_of(config.mqtt, client_id=f"edge-app-{config.device.id}")
-    if broker.tls:
-        tls_context(broker)  # unusable certificates are the user's fault: say so now
     with spooling(config.spool, topics, on_event) as spool:
         publisher = MqttPublisher(
             broker,

@@ -158,12 +158,10 @@ class Inbox:
 
 def _received(message: Any) -> Received:
     """Raises ValueError for a topic that is not UTF-8."""
-    reply_topic = getattr(message.properties, "ResponseTopic", "")
     return Received(
         topic=message.topic,  # decodes
         payload=bytes(message.payload),
         retained=bool(message.retain),
-        # Nobody can publish to a filter.
-        reply_topic="" if set(reply_topic) & set("+#\0") else reply_topic,
+        reply_topic=getattr(message.properties, "ResponseTopic", ""),
         correlation=getattr(message.properties, "CorrelationData", b""),
     )

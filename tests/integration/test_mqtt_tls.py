@@ -20,10 +20,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
+from edge_app import publishers
+from edge_app.config import CameraConfig, Config, Mqtt, Spool
 from edge_app.errors import EdgeAppError
 from edge_app.publish import link
 from edge_app.publish.link import Broker
 from edge_app.publish.listen import listening
+from edge_app.publish.wire import Topics
 from tests.brokers import mosquitto_running
 from tests.mqtt import PATIENCE_S, publishing, record, wait_until
 
@@ -300,3 +303,22 @@ def test_certificates_change_without_a_restart(
         assert publisher.drain(PATIENCE_S)
         assert publisher.state()[1].connects == 2
         assert publisher.state()[1].trouble is None
+
+
+def test_a_damaged_credential_does_not_keep_the_appliance_down(
+    tmp_path: Path, authority: trustme.CA, soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Power may have gone while somebody wrote it: results wait until it is written anew."""
+    options = write_server(tmp_path, authority, "localhost")
+    (tmp_path / "mqtt-ca").write_text("half a certif")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    with mosquitto_running(tmp_path, options) as mosquitto:
+        config = Config(
+            {"main": CameraConfig("images:/")},
+            mqtt=Mqtt(f"mqtts://localhost:{mosquitto.port}"),
+            spool=Spool(""),
+        )
+        with publishers.publishing(config, Topics("edge", "t")) as publisher:
+            wait_until(lambda: "cannot be used" in (publisher.state()[1].trouble or ""))
+            (tmp_path / "ca.pem").rename(tmp_path / "mqtt-ca")
+            wait_until(lambda: publisher.state()[1].connects == 1)
