@@ -35,7 +35,8 @@ class Announcer:
     """Announces the appliance, and again when it turns out that it can tell more.
 
     `offer` publishes; `repeat` says results again after so many seconds, for new entities, which
-    have missed those that were published before.
+    have missed those that were published before. `memory`: the file that lists announcements, if
+    it is this appliance's alone; without one nothing is taken back, and nothing written.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Announcer:
         topics: Topics,
         offer: Callable[[Message], None],
         repeat: Callable[[float], None],
+        memory: Path | None,
     ) -> None:
         self._prefix = config.mqtt.discovery_prefix if config.mqtt.url else ""
         self._device = Device(
@@ -57,7 +59,7 @@ class Announcer:
         self._offer = offer
         self._repeat = repeat
         self._can = Abilities()
-        self._memory = memory_of(config)
+        self._memory = memory
         self._current = {discovery_topic(self._prefix, config.device.id)} if self._prefix else set()
         self._stale = remembered(self._memory) - self._current
 
@@ -99,12 +101,14 @@ class Announcer:
 def memory_of(config: Config) -> Path | None:
     """Return the file with the topics of announcements that have not been taken back.
 
-    None without a broker, or when the spool is in memory: then a change of prefix or name leaves
-    the old announcement where it is.
+    It lies beside the spool, and whoever has claimed that may use it. None without a broker, or
+    when the spool is in memory: then a change of prefix or name leaves the old announcement where
+    it is.
     """
     if not config.mqtt.url or not config.spool.path:
         return None
-    return spool_path(config.spool.path).with_name("announced")
+    spool = spool_path(config.spool.path)
+    return spool.with_name(f"{spool.name}.announced")
 
 
 def remembered(memory: Path | None) -> set[str]:
@@ -125,7 +129,6 @@ def remember(memory: Path | None, topics: set[str]) -> None:
     if memory is None or topics == remembered(memory):
         return
     try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
         write_file(memory, "".join(f"{topic}\n" for topic in sorted(topics)).encode())
     except OSError as error:
         log.warning("what is announced cannot be remembered: %s: %s", memory, error.strerror)

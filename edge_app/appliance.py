@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from edge_app import policy
-from edge_app.announce import Announcer
+from edge_app.announce import Announcer, memory_of
 from edge_app.camera.sources import is_lossless, stall_bound_s
 from edge_app.cameras import open_cameras
 from edge_app.catalog import resolve
@@ -32,7 +32,7 @@ from edge_app.job import job_of, settings_of
 from edge_app.loop import Loop
 from edge_app.publish import wire
 from edge_app.publish.discovery import BIRTH_TOPIC
-from edge_app.publishers import publishing
+from edge_app.publishers import claiming, publishing
 from edge_app.recorder import Recorder, place_of_copy
 from edge_app.reload import Reloader
 from edge_app.report import HealthReader, describe
@@ -85,6 +85,8 @@ class Appliance:
         self._config = config
         self._plea = plea
         self._happened: list[Event] = []
+        # First: beside another appliance on the same files nothing may be touched.
+        claim = stack.enter_context(claiming(config))
         self._recorder = Recorder(place_of_copy())
         stack.callback(self._recorder.close)
         if self._recorder.recover():
@@ -101,6 +103,7 @@ class Appliance:
             publishing(
                 config,
                 topics,
+                claim=claim,
                 subscriptions=[f"{topics.commands}+", *births],
                 on_received=lambda: self._inbox.put(self._take_in),
                 on_event=self._recorder.add_event,
@@ -112,7 +115,8 @@ class Appliance:
         self._sampler = stack.enter_context(Sampler(config.power.source))
         self._notifier = notify.from_environment()
         stack.callback(self._notifier.close)
-        self._announcer = Announcer(config, topics, self._publisher.offer, self._say_later)
+        memory = memory_of(config) if claim is not None and claim.held else None
+        self._announcer = Announcer(config, topics, self._publisher.offer, self._say_later, memory)
         self._loop = self._make_loop()
         self._announcer.start()
         self._errands = stack.enter_context(Errands())

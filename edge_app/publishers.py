@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ from edge_app.publish import wire
 from edge_app.sensors.clock import read_clock
 
 if TYPE_CHECKING:
+    from edge_app.publish.claim import Claim
     from edge_app.publish.link import Broker
     from edge_app.publish.spool import Spool
 
@@ -28,18 +29,36 @@ def _ignore(_event: Event) -> None: ...
 
 
 @contextmanager
+def claiming(config: Config) -> Iterator[Claim | None]:
+    """Keep other appliances from what this one has on the disk; None when that is nothing.
+
+    The claim may turn out not to be held: see there. Raises TakenError or ForeignError.
+    """
+    if not config.mqtt.url or not config.spool.path:
+        yield None
+        return
+    from edge_app.publish.claim import Claim
+
+    with closing(Claim(spool_path(config.spool.path))) as claim:
+        claim.take()
+        yield claim
+
+
+@contextmanager
 def publishing(
     config: Config,
     topics: wire.Topics,
     *,
+    claim: Claim | None = None,
     subscriptions: Sequence[str] = (),
     on_received: Callable[[], None] = lambda: None,
     on_event: Callable[[Event], None] = _ignore,
 ) -> Iterator[Publisher]:
     """Connect to the configured broker, or write JSON lines to stdout when there is none.
 
-    `subscriptions`, `on_received`: see `MqttPublisher`. `on_event` is told what happens to the
-    spool, from any thread. When the block ends, what the broker does not have goes to the disk.
+    `claim`: on the spool, from `claiming`. `subscriptions`, `on_received`: see `MqttPublisher`.
+    `on_event` is told what happens to the spool, from any thread. When the block ends, what the
+    broker does not have goes to the disk.
     """
     if not config.mqtt.url:
         from edge_app.publish.jsonl import JsonLinesPublisher
@@ -50,7 +69,7 @@ def publishing(
     from edge_app.publish.mqtt import MqttPublisher
 
     broker = broker_of(config.mqtt, client_id=f"edge-app-{config.device.id}")
-    with spooling(config.spool, topics, on_event) as spool:
+    with spooling(config.spool, topics, on_event, claim) as spool:
         publisher = MqttPublisher(
             broker,
             spool,
@@ -67,7 +86,10 @@ def publishing(
 
 @contextmanager
 def spooling(
-    config: SpoolConfig, topics: wire.Topics, on_event: Callable[[Event], None] = _ignore
+    config: SpoolConfig,
+    topics: wire.Topics,
+    on_event: Callable[[Event], None] = _ignore,
+    claim: Claim | None = None,
 ) -> Iterator[Spool]:
     """Make the configured spool: in memory, and on a disk unless its path is empty."""
     from edge_app.publish.keeper import Keeper
@@ -82,7 +104,7 @@ def spooling(
         yield Spool(max_bytes, as_message)
         return
     spool = Spool(min(max_bytes, MEMORY_MAX_BYTES), as_message)
-    keeper = Keeper(spool, spool_path(config.path), max_bytes)
+    keeper = Keeper(spool, spool_path(config.path), max_bytes, claim=claim)
     try:
         yield spool
     finally:
@@ -95,6 +117,16 @@ def spool_path(configured: str) -> Path:
     if configured == SpoolConfig().path and state_dir:
         return Path(state_dir) / Path(configured).name
     return Path(configured)
+
+
+def spool_faults(config: Config) -> Iterator[str]:
+    """Yield what lies where the spool should be and cannot be used for it."""
+    from edge_app.publish.claim import fault_of
+
+    if config.mqtt.url and config.spool.path:
+        with suppress(OSError):  # the user who runs the appliance may see more
+            if fault := fault_of(spool_path(config.spool.path)):
+                yield fault
 
 
 def broker_of(mqtt: Mqtt, client_id: str) -> Broker:

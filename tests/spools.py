@@ -11,6 +11,7 @@ from typing import Any
 
 from edge_app.domain import Delivery, Event, Message
 from edge_app.publish import wire
+from edge_app.publish.claim import Claim
 from edge_app.publish.keeper import Keeper
 from edge_app.publish.spool import Spool
 from edge_app.sensors.clock import read_clock
@@ -35,10 +36,11 @@ def spool_at(
     max_bytes: int = 64_000_000,
     memory_bytes: int = 32_000_000,
     tick_s: float = 0.01,
+    claim: Claim | None = None,
 ) -> Iterator[Spool]:
     """Keep a spool at `path`; it is closed in order when the block ends."""
     spool = Spool(memory_bytes, as_message)
-    keeper = Keeper(spool, path, max_bytes, tick_s=tick_s, retry_s=0.02)
+    keeper = Keeper(spool, path, max_bytes, claim=claim, tick_s=tick_s, retry_s=0.02)
     try:
         yield spool
     finally:

@@ -16,15 +16,10 @@ from pathlib import Path
 
 from edge_app.domain import Event
 from edge_app.errors import EdgeAppError
+from edge_app.publish.claim import Claim, ForeignError, TakenError
 from edge_app.publish.spool import PAGE_ROWS, Spool
-from edge_app.publish.spool_file import (
-    ROW_BYTES,
-    Contents,
-    FileDamagedError,
-    FileUnavailableError,
-    SpoolFile,
-    set_aside,
-)
+from edge_app.publish.spool_file import ROW_BYTES, Contents, SpoolFile, set_aside
+from edge_app.publish.spool_trouble import FileDamagedError, FileUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +36,9 @@ class Keeper:
     """Keeps a spool's messages in the file at `path`, at most `max_bytes` of them.
 
     Opens the file and settles where numbering goes on, so it is made before the first message. A
-    file that cannot be used is no error: an event says so, and the spool goes on in memory.
+    file that cannot be used is no error: an event says so, and the spool goes on in memory. With a
+    `claim` the file is used only while that is held, where it can be had. Raises TakenError or
+    ForeignError when it is not ours to use.
     """
 
     def __init__(
@@ -50,12 +47,14 @@ class Keeper:
         path: Path,
         max_bytes: int,
         *,
+        claim: Claim | None = None,
         tick_s: float = _TICK_S,
         retry_s: float = _RETRY_S,
     ) -> None:
         self._spool = spool
         self._path = path
         self._max_bytes = max_bytes
+        self._claim = claim
         self._tick_s, self._retry_s = tick_s, retry_s
         self._file: SpoolFile | None = None
         self._has_history = False  # whether this run's numbers go on from those of a file
@@ -83,6 +82,8 @@ class Keeper:
         trouble: EdgeAppError | None = None
         try:
             contents = self._open(events)
+        except (TakenError, ForeignError):
+            raise
         except EdgeAppError as error:
             trouble = error
         # Without a history: larger than any number used before, because no device sends a thousand
@@ -127,6 +128,8 @@ class Keeper:
             return self._load()
 
     def _load(self) -> Contents:
+        if self._claim is not None:
+            self._claim.take()
         file = SpoolFile(self._path)
         try:
             contents = file.contents()

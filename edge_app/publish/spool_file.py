@@ -14,11 +14,13 @@ from pathlib import Path
 
 from edge_app.domain import Delivery, Message
 from edge_app.errors import EdgeAppError
+from edge_app.publish.spool_trouble import FileDamagedError, FileUnavailableError, translated
 
 ROW_BYTES = 64  # what a row takes besides its payload: topic, number, lengths, its share of a page
 
 _APPLICATION_ID = 0x65646765  # "edge" in SQLite's header: whose file it is
 _VERSION = 1
+_MAGIC = b"SQLite format 3\0"
 _SCHEMA = """
 CREATE TABLE message(
     seq INTEGER PRIMARY KEY,
@@ -33,24 +35,7 @@ CREATE TABLE number(
 ) STRICT;
 INSERT INTO number VALUES (1, 1);
 """
-# What SQLite says of a file that is not a database, or not (any more) ours.
-_DAMAGED = (
-    sqlite3.SQLITE_ERROR,
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_FORMAT,
-    sqlite3.SQLITE_NOTADB,
-    sqlite3.SQLITE_MISMATCH,
-)
-
 Row = tuple[int, Message]  # seq, and the message as it was numbered
-
-
-class FileUnavailableError(EdgeAppError):
-    """The file cannot be opened, read or written now; it may work later."""
-
-
-class FileDamagedError(EdgeAppError):
-    """The file is not a spool, or is broken: it will not work later either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +71,8 @@ class SpoolFile:
 
     def __init__(self, path: Path) -> None:
         """Open the file, or make it."""
-        with _translated(path):
-            path.parent.mkdir(exist_ok=True)
+        with translated(path):
+            _make_folder(path.parent)
             is_new = not path.exists()
             # One thread at a time uses it, but not the one that opens it.
             self._db = sqlite3.connect(
@@ -95,7 +80,7 @@ class SpoolFile:
             )
         self._path = path
         try:
-            with _translated(path):
+            with translated(path):
                 self._prepare()
                 if is_new:
                     _sync_folder(path.parent)
@@ -124,7 +109,7 @@ class SpoolFile:
 
     def contents(self) -> Contents:
         """Count what is there; reads the whole file once, and so notices most damage."""
-        with _translated(self._path):
+        with translated(self._path):
             numbers = self._db.execute("SELECT settled, reserved FROM number").fetchall()
             if len(numbers) != 1 or not 1 <= numbers[0][0] <= numbers[0][1]:
                 raise FileDamagedError(f"{self._path}: it does not say which numbers were used")
@@ -183,7 +168,7 @@ class SpoolFile:
 
         What cannot be read now is taken for damage: messages behind it would wait for ever.
         """
-        with _translated(self._path, unreadable=sqlite3.SQLITE_IOERR):
+        with translated(self._path, unreadable=sqlite3.SQLITE_IOERR):
             found = self._db.execute(
                 "SELECT seq, topic, payload, retain, expiry_s FROM message"
                 " WHERE seq > ? ORDER BY seq LIMIT ?",
@@ -200,7 +185,7 @@ class SpoolFile:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _translated(self._path):
+        with translated(self._path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -209,6 +194,13 @@ class SpoolFile:
                 with suppress(sqlite3.Error):  # SQLite has rolled back by itself after some errors
                     self._db.execute("ROLLBACK")
                 raise
+
+
+def is_spool(path: Path) -> bool:
+    """Say whether the file's first bytes are a spool's, whatever follows. Raises OSError."""
+    with path.open("rb") as file:
+        header = file.read(72)
+    return header.startswith(_MAGIC) and header[68:] == _APPLICATION_ID.to_bytes(4, "big")
 
 
 def set_aside(path: Path) -> Path:
@@ -236,13 +228,10 @@ def _sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def _translated(path: Path, unreadable: int = sqlite3.SQLITE_CORRUPT) -> Iterator[None]:
+def _make_folder(folder: Path) -> None:
+    """Make this one folder; not those above it, for they may be on a disk that is not mounted."""
     try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        kind = FileDamagedError if code in (*_DAMAGED, unreadable) else FileUnavailableError
-        raise kind(f"{path}: {error}") from error
-    except OSError as error:
-        raise FileUnavailableError(f"{path}: {error.strerror}") from error
+        folder.mkdir(exist_ok=True)
+    except FileNotFoundError as error:
+        text = f"there is no folder {folder.parent} (a disk that is not mounted?)"
+        raise FileUnavailableError(text) from error

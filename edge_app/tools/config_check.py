@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from edge_app.camera.folder import picture_files
@@ -17,6 +18,7 @@ from edge_app.config import Config, ModelConfig
 from edge_app.domain import TensorSpec
 from edge_app.engine.litert import RUNTIMES, check_input, check_outputs
 from edge_app.errors import CameraError, ConfigError, EdgeAppError, EngineError, ModelError
+from edge_app.publishers import spool_faults, spool_path
 from edge_app.task.classify import fit_labels, load_labels
 from edge_app.tools.tflite_graph import Graph, GraphTensor
 from edge_app.tools.tflite_reader import read_graph
@@ -25,11 +27,12 @@ from edge_app.verify import check_files
 
 
 def faults(config: Config) -> Iterator[str]:
-    """Yield what the appliance would refuse of the model and the sources, each with its key."""
+    """Yield what the appliance would refuse of model, spool and sources, each with its key."""
     files = yield from _model_there(config.model)
     if files is not None:
         yield from _model_sound(config.model, files)
     yield from _runtime_there(config.model.runtime)
+    yield from spool_faults(config)
     for name, camera in config.camera.items():
         if fault := _other_kind(camera.source):
             yield f"camera.{name}.source: found {shown(camera.source)}: {fault}"
@@ -41,7 +44,7 @@ def missing_model(config: Config) -> Iterator[str]:
 
 
 def notes(config: Config) -> Iterator[str]:
-    """Yield which recordings and devices are not there now: they may be when they are needed."""
+    """Yield what is not there now: recordings, devices, disks may be when they are needed."""
     for name, camera in config.camera.items():
         scheme, rest = parse_source(camera.source)
         if scheme in ("images", "file", "v4l2") and not Path(rest).exists():
@@ -51,6 +54,11 @@ def notes(config: Config) -> Iterator[str]:
                 picture_files(Path(rest), camera=name)
             except CameraError as error:
                 yield _advice(error)
+    if config.mqtt.url and config.spool.path:
+        above = spool_path(config.spool.path).parent.parent
+        with suppress(OSError):  # a folder on the way that this user may not enter
+            if not above.exists():
+                yield f"spool.path: {above} is not there now; messages would wait in memory"
 
 
 def _model_there(model: ModelConfig) -> Generator[str, None, ModelFiles | None]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from edge_app.announce import memory_of, remember, remembered
 from edge_app.config import Config
 from edge_app.errors import EXIT_OK, EdgeAppError
+from edge_app.publish.claim import TakenError
 from edge_app.publish.clear import clear_retained
 from edge_app.publish.discovery import DEFAULT_PREFIX, discovery_topic
 from edge_app.publish.wire import ONLINE, Topics
-from edge_app.publishers import broker_of
+from edge_app.publishers import broker_of, claiming
 
 
 def forget(config: Config) -> int:
@@ -24,12 +28,13 @@ def forget(config: Config) -> int:
             hint="give the configuration the device ran with, with --config",
         )
     topics = Topics(config.mqtt.base, config.device.id)
-    memory = memory_of(config)
     prefix = config.mqtt.discovery_prefix or DEFAULT_PREFIX
-    announced = {discovery_topic(prefix, config.device.id)} | remembered(memory)
     broker = broker_of(config.mqtt, client_id=f"edge-app-{config.device.id}-forget")
-    held = clear_retained(broker, [*sorted(announced), topics.info, topics.stats, topics.status])
-    remember(memory, set())
+    with _own_memory(config) as memory:
+        announced = {discovery_topic(prefix, config.device.id)} | remembered(memory)
+        left = [*sorted(announced), topics.info, topics.stats, topics.status]
+        held = clear_retained(broker, left)
+        remember(memory, set())
     for topic in held:
         print(f"forgotten: {topic}")
     if held.get(topics.status) == ONLINE:
@@ -38,3 +43,22 @@ def forget(config: Config) -> int:
             file=sys.stderr,
         )
     return EXIT_OK
+
+
+@contextmanager
+def _own_memory(config: Config) -> Iterator[Path | None]:
+    """Claim the list of announcements; None when it is empty, or a running appliance's.
+
+    What such a one has announced may be another device's, and is for it to take back.
+    """
+    memory = memory_of(config)
+    with ExitStack() as stack:
+        if remembered(memory):
+            try:
+                claim = stack.enter_context(claiming(config))
+            except TakenError as error:
+                print(f"note: {error}; what that one remembers is left to it", file=sys.stderr)
+            else:
+                yield memory if claim is not None and claim.held else None
+                return
+        yield None

@@ -10,7 +10,7 @@ import pytest
 from paho.mqtt import publish
 
 from edge_app import cli
-from edge_app.errors import EdgeAppError
+from edge_app.errors import EXIT_CONFIG, EXIT_UNAVAILABLE, EdgeAppError
 from edge_app.publish.clear import clear_retained
 from edge_app.publish.link import Broker
 from tests.brokers import Mosquitto, mosquitto_running, password_options
@@ -99,7 +99,67 @@ def test_forget_also_finds_what_earlier_configurations_announced(
     config.write_text(text)
     assert cli.main(["run", "--forget", "--config", str(config)]) == 0
     assert "elsewhere/device/under-test/config" in capfd.readouterr().out
-    assert not (tmp_path / "announced").exists() or not (tmp_path / "announced").read_text()
+    assert (tmp_path / "spool.db.announced").read_text() == ""
+
+
+def test_a_second_appliance_on_the_same_files_is_refused(
+    tmp_path: Path, mosquitto: Mosquitto, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spool = tmp_path / "spool.db"
+    config = write_config(tmp_path, port=mosquitto.port, spool=str(spool))
+    other = tmp_path / "other.toml"
+    other.write_text(config.read_text().replace("under-test", "other"))
+    with ear_at(mosquitto.port, "#") as ear, appliance(config) as process:
+        ear.hear_until(lambda ear: any(topic == ANNOUNCED for topic, _ in ear.heard))
+        for second in (config, other):
+            with appliance(second) as refused:
+                code, _, err = finish(refused)
+            assert code == EXIT_UNAVAILABLE
+            assert f"another edge-app (pid {process.pid}) uses {spool}" in err
+            assert "systemctl stop edge-app" in err
+        # To forget another device does not take this one's announcement with it.
+        assert cli.main(["run", "--forget", "--config", str(other)]) == 0
+        so_far = len(ear.results())
+        ear.hear_until(lambda ear: len(ear.results()) > so_far + 2)
+        process.send_signal(signal.SIGTERM)
+        assert finish(process)[0] == 0
+    assert "left to it" in capfd.readouterr().err
+    assert [topic for topic, payload in ear.heard if topic == ANNOUNCED and not payload] == []
+    seqs = [result["seq"] for result in ear.results()]
+    assert seqs == list(range(1, len(seqs) + 1))
+
+
+def test_without_the_lock_announcements_of_others_are_left_alone(
+    tmp_path: Path, mosquitto: Mosquitto
+) -> None:
+    spool = tmp_path / "spool.db"
+    (tmp_path / "spool.db.lock").symlink_to("nowhere")  # as on a file system without locks
+    listed = tmp_path / "spool.db.announced"
+    listed.write_text("homeassistant/device/other/config\n")
+    with appliance(configure(tmp_path, mosquitto.port, spool=str(spool))) as process:
+        code, _, err = finish(process)
+    assert code == 0
+    assert "taking back" not in err
+    assert listed.read_text() == "homeassistant/device/other/config\n"
+
+
+def test_a_state_folder_that_is_not_there_is_not_made(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    spool = str(tmp_path / "not" / "mounted" / "spool.db")
+    run_once(configure(tmp_path, mosquitto.port, spool=spool))
+    assert set(held(mosquitto.port)) == set(LEFT)
+    assert not (tmp_path / "not").exists()
+
+
+def test_a_file_of_something_else_is_refused_as_a_spool(
+    tmp_path: Path, mosquitto: Mosquitto
+) -> None:
+    passwords = tmp_path / "passwd"
+    passwords.write_text("root:x:0:0\n")
+    with appliance(configure(tmp_path, mosquitto.port, spool=str(passwords))) as process:
+        code, _, err = finish(process)
+    assert code == EXIT_CONFIG
+    assert f'spool.path: found "{passwords}": a file of something else' in err
+    assert passwords.read_text() == "root:x:0:0\n"
 
 
 def test_forget_says_when_the_device_seems_to_run(

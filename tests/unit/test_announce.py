@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edge_app import config
-from edge_app.announce import Announcer
+from edge_app.announce import Announcer, memory_of
 from edge_app.domain import Message
 from edge_app.publish.wire import Topics
 from edge_app.stats import Health, MqttState, Thermal
@@ -36,7 +36,9 @@ path = "{path}"
         self.newcomers = 0
         topics = Topics("edge", "porch-cam")
         settings = config.parse(text, "test")
-        self.announcer = Announcer(settings, topics, self.offered.append, self.count)
+        self.announcer = Announcer(
+            settings, topics, self.offered.append, self.count, memory_of(settings)
+        )
 
     def count(self, _delay_s: float) -> None:
         self.newcomers += 1
@@ -117,11 +119,11 @@ def test_a_disk_that_takes_nothing_is_no_reason_not_to_announce(tmp_path: Path) 
 
 
 def test_a_memory_of_nonsense_is_no_reason_not_to_start(tmp_path: Path) -> None:
-    (tmp_path / "announced").write_bytes(b"\xff\xfe")
+    (tmp_path / "spool.db.announced").write_bytes(b"\xff\xfe")
     desk = Desk(tmp_path)
     desk.announcer.start()
     assert desk.said() == [(TOPIC, True)]
-    assert (tmp_path / "announced").read_text() == TOPIC + "\n"
+    assert (tmp_path / "spool.db.announced").read_text() == TOPIC + "\n"
 
 
 def test_without_a_broker_there_is_nobody_to_announce_to(tmp_path: Path) -> None:

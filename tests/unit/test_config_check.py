@@ -170,3 +170,24 @@ def test_what_is_not_there_now_is_noted(tmp_path: Path) -> None:
     shutil.copy(shipped_dir() / "samples" / "cat.jpg", folder)
     assert notes(f"images:{folder}") == []
     assert notes(f"file:{os.devnull}") == []
+
+
+def test_a_spool_in_the_place_of_something_else(tmp_path: Path) -> None:
+    mqtt = "mqtt.url = 'mqtt://broker'\n"
+    (fault,) = faults_of(tmp_path, also=f"{mqtt}spool.path = '{tmp_path}'\n")
+    assert fault.startswith(f'spool.path: found "{tmp_path}": a directory; allowed: ')
+    (fault,) = faults_of(tmp_path, also=f"{mqtt}spool.path = '{__file__}'\n")
+    assert "a file of something else" in fault
+    assert faults_of(tmp_path, also=f"{mqtt}spool.path = '{tmp_path}/spool.db'\n") == []
+    assert faults_of(tmp_path, also=f"spool.path = '{tmp_path}'\n") == [], "without a broker: none"
+
+
+def test_a_spool_on_a_disk_that_is_not_there_is_worth_a_note(tmp_path: Path) -> None:
+    text = "mqtt.url = 'mqtt://broker'\nspool.path = '{}'\n[camera.main]\nsource = 'picamera:0'\n"
+
+    def notes(path: Path) -> list[str]:
+        return list(config_check.notes(config.parse(text.format(path), "test")))
+
+    (note,) = notes(tmp_path / "not" / "mounted" / "spool.db")
+    assert note.startswith(f"spool.path: {tmp_path}/not is not there now")
+    assert notes(tmp_path / "made" / "spool.db") == []

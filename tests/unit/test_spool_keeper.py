@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from edge_app.publish.claim import Claim, TakenError
 from edge_app.publish.keeper import BLOCK
 from edge_app.publish.spool_file import SpoolFile
 from tests.spools import (
@@ -250,6 +251,66 @@ def test_damage_found_while_running_is_set_aside(path: Path) -> None:
         assert numbers(drained(spool)) == [5001]
 
 
+@needs_mount
+def test_forbidden_is_not_called_a_failing_disk() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        path = folder / "spool.db"
+        with spool_at(path) as spool:
+            spool.append(record(0))
+        os.seteuid(65534)
+        try:
+            with spool_at(path) as spool:
+                (event,) = events(drained(spool))
+        finally:
+            os.seteuid(0)
+    assert event["event"] == "spool_degraded"
+    assert f"user 65534 may not write to {folder}; messages wait in memory" in event["message"]
+
+
+def test_a_path_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    path = tmp_path / "not" / "mounted" / "spool.db"
+    with spool_at(path, claim=Claim(path)) as spool:
+        (event,) = events(drained(spool))
+    assert f"there is no folder {tmp_path}/not (a disk that is not mounted?)" in event["message"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_appliance_has_claimed_is_no_spool_of_ours(path: Path) -> None:
+    with closing(Claim(path)) as first:
+        first.take()
+        with pytest.raises(TakenError), spool_at(path, claim=Claim(path)):
+            pass
+    assert not path.exists()
+
+
+class CountedClaim(Claim):
+    tries = 0
+
+    def take(self) -> bool:
+        self.tries += 1
+        return super().take()
+
+
+def test_a_disk_that_comes_late_is_not_taken_from_who_was_first(tmp_path: Path) -> None:
+    path = tmp_path / "late" / "disk" / "spool.db"
+    ours, first = CountedClaim(path), Claim(tmp_path / "made" / "disk" / "spool.db")
+    with closing(ours), spool_at(path, claim=ours) as spool:
+        (tmp_path / "made" / "disk").mkdir(parents=True)
+        assert first.take()
+        (tmp_path / "made").rename(tmp_path / "late")
+        tries = ours.tries
+        wait_until(lambda: ours.tries > tries + 2)
+        assert not path.exists()
+        first.close()
+        payloads = drained(spool)
+        while not events(payloads, "spool_recovered"):
+            payloads += drained(spool)
+        with pytest.raises(TakenError):
+            Claim(path).take()
+
+
 def test_without_access_it_goes_on_in_memory() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -274,7 +335,7 @@ def test_a_second_process_leaves_the_file_alone(path: Path) -> None:
         first.append(record(1))
         second.append(record(2))
         payloads = drained(second)
-        assert "locked" in events(payloads, "spool_degraded")[0]["message"]
+        assert "locked by another program" in events(payloads, "spool_degraded")[0]["message"]
         assert numbers(payloads) == [2]
         assert numbers(drained(first)) == [1]
 
@@ -337,6 +398,7 @@ def test_a_read_only_disk_is_used_once_it_takes_writes(small_disk: Path) -> None
         payloads = drained(spool)
         assert numbers(payloads) == [1]
         assert events(payloads)[0]["event"] == "spool_degraded"
+        assert "its file system is read-only" in events(payloads)[0]["message"]
         remount[2] = "remount,rw"
         subprocess.run(remount, check=True)
         later: list[dict[str, Any]] = []
