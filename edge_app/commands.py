@@ -5,6 +5,7 @@ Nothing here knows how a command takes effect; `Controls` does. docs/commands.md
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeAlias
@@ -191,10 +192,7 @@ def read(command: str, payload: bytes) -> Struct:
         raise Refused(f"unknown command {shown(command[:100])}{near}; allowed: {allowed}")
     if len(payload) > MAX_BYTES:
         raise Refused(f"{len(payload)} bytes of arguments; allowed: at most {MAX_BYTES}")
-    try:
-        data = msgspec.json.decode(payload) if payload.strip() else {}
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused(f"the payload is not JSON: {error}") from error
+    data = _decoded(payload) if payload.strip() else {}
     if not isinstance(data, dict):
         raise Refused(f"found {shown(data)}; allowed: a JSON object, or nothing")
     if len(data) > _MAX_KEYS:
@@ -203,3 +201,35 @@ def read(command: str, payload: bytes) -> Struct:
     if faults or arguments is None:
         raise Refused("; ".join(faults))
     return arguments
+
+
+def _decoded(payload: bytes) -> object:
+    """Raises Refused for what is no JSON, or means one thing to us and another to others."""
+    try:
+        text = payload.decode()
+        data = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
+        # Half of a pair of surrogates, as \ud83d alone, can be written and never be sent on.
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise Refused(f"the payload is not JSON: byte {error.start} is not UTF-8") from error
+    except UnicodeEncodeError as error:
+        raise Refused(
+            "the payload is not JSON: it holds half a character (\\udXXX alone)"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"the payload is not JSON: {error}") from error
+    return data
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        said = json.dumps(twice[:60])  # in ASCII: it may hold what no reply could
+        raise Refused(f"{said} is given more than once; allowed: each argument once")
+    return found
+
+
+def _no_number(word: str) -> object:
+    raise ValueError(f"{word} is no number")

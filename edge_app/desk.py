@@ -123,7 +123,10 @@ class Desk:
         if len(topic) > _MAX_REPLY_TOPIC or not topic.isprintable() or set(topic) & {"+", "#"}:
             fault = f"response topic {shown(topic)}; allowed: a short one without + and #"
             return "", correlation, fault
-        if topic.startswith((*self._reserved, "$")):
+        if topic.startswith("$"):
+            fault = f"response topic {shown(topic)}; allowed: one that does not begin with $"
+            return "", correlation, fault
+        if topic.startswith(self._reserved):
             fault = f"response topic {shown(topic)}; allowed: none below {' '.join(self._reserved)}"
             return "", correlation, fault
         return topic, correlation, ""

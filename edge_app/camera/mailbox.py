@@ -26,6 +26,7 @@ JOIN_S = 3.5  # longer than the longest wait of a camera that nothing can interr
 # A camera reports its own stall at `stall_s`, and can say more about it; the watch comes after,
 # for the one that hangs inside a library.
 WATCH_FACTOR = 1.25
+_MOST_TOLD = 20  # of different reasons why frames cannot be decoded; all are counted
 _GATE_S = 0.1  # how often a recording asks whether it may go on
 
 
@@ -63,6 +64,7 @@ class _Box(Generic[T]):
         self.finished = False
         self.failure: BaseException | None = None
         self.captured = self.dropped = self.corrupt = self.gated = 0
+        self.told_corrupt: set[str] = set()
         self.newest: Frame | None = None
         self.watched_since_ns = time.monotonic_ns()
 
@@ -222,15 +224,18 @@ class Mailboxes(Generic[T]):
         try:
             frame = camera.read(box.feed.stall_s if box.captured else box.feed.open_s)
         except CorruptFrame as error:
-            level = logging.DEBUG if box.corrupt else logging.WARNING
+            box.corrupt += 1
+            reason = str(error)  # a camera's are alike, a folder's name the picture
+            is_told = reason in box.told_corrupt or len(box.told_corrupt) >= _MOST_TOLD
             log.log(
-                level,
+                logging.DEBUG if is_told else logging.WARNING,
                 "camera %s: skipping what cannot be decoded: %s",
                 box.name,
-                error,
+                reason,
                 extra={"edge_camera": box.name},
             )
-            box.corrupt += 1
+            if not is_told:
+                box.told_corrupt.add(reason)
             return
         box.captured += 1
         box.newest = frame

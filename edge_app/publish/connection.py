@@ -19,7 +19,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge_app.domain import Delivery, Message
-from edge_app.publish.link import BAD_CREDENTIALS, KEEPALIVE_S, Broker, new_client
+from edge_app.publish.link import BAD_CREDENTIALS, KEEPALIVE_S, Broker, is_at_end, new_client
 from edge_app.publish.outbox import Inbox, Key, Outbox
 from edge_app.publish.properties import connect_properties, publish_properties
 from edge_app.publish.trouble import Status, explain
@@ -81,10 +81,11 @@ class Connection:
         self._client = new_client(peer.broker, protocol, MAX_PACKET_BYTES)
         self._is_accepted = False
         self._accepted_s = 0.0  # monotonic
-        self._in_flight: dict[int, Key] = {}  # by paho's message id
+        self._in_flight: dict[int, tuple[Key, str]] = {}  # with their topics, by paho's message id
         self._window = _WINDOW
         self._largest_bytes = _UNLIMITED_BYTES
         self._is_explained = False
+        self._refused_topic = ""
 
     def hold(self) -> float:
         """Connect and serve; return for how long the broker had accepted the connection."""
@@ -105,9 +106,9 @@ class Connection:
             self._outbox.close()
         return time.monotonic() - self._accepted_s if self._is_accepted else 0.0
 
-    def _cannot(self, reason: str) -> None:
+    def _cannot(self, reason: str, *, then: str = "trying on") -> None:
         self._is_explained = True
-        self._status.cannot(reason)
+        self._status.cannot(reason, then)
 
     def _connect(self) -> None:
         client, broker, will = self._client, self._peer.broker, self._peer.offline
@@ -142,7 +143,7 @@ class Connection:
             selector.register(link, selectors.EVENT_READ)
             while self._client.socket() is not None:
                 is_readable = self._wait(selector, link, 0.1 if goodbye_by_s else 1.0)
-                if not self._is_accepted and is_readable and _is_at_end(link):
+                if not self._is_accepted and is_readable and is_at_end(link):
                     self.refusal = NO_ANSWER
                     self._cannot(explain(ConnectionResetError(), self._peer.broker))
                     return
@@ -197,11 +198,13 @@ class Connection:
                 message.topic, message.payload, qos, message.retain, properties=properties
             )
         except ValueError as error:  # also paho's, of a topic that cannot be published to
-            self._status.refused(f"a message to {message.topic!r} cannot be sent: {error}")
+            self._status.refused(
+                message.topic, f"a message to {message.topic!r} cannot be sent: {error}"
+            )
             self._outbox.refuse(key)
         else:
             if qos:
-                self._in_flight[info.mid] = key
+                self._in_flight[info.mid] = key, message.topic
 
     def _check_size(self, message: Message) -> None:
         """Raises ValueError for what the broker would answer by hanging up."""
@@ -222,7 +225,8 @@ class Connection:
             if self.refusal in BAD_CREDENTIALS:
                 self._cannot(
                     f"refused: {reason}; check mqtt.username and mqtt.password_file, or what the "
-                    f"broker allows {self._peer.broker.client_id}; asking again only every minute"
+                    f"broker allows {self._peer.broker.client_id}",
+                    then="asking again every minute",
                 )
             elif self.refusal != UNSUPPORTED_VERSION:
                 self._cannot(f"refused: {reason}")
@@ -253,8 +257,9 @@ class Connection:
         ]
         if refused:
             self._status.refused(
+                "",
                 f"it does not let this client subscribe to {', '.join(refused)}: nobody can "
-                "command this device; results are published all the same"
+                "command this device; results are published all the same",
             )
 
     def _on_disconnect(
@@ -265,25 +270,22 @@ class Connection:
         held_s = time.monotonic() - self._accepted_s
         says = f": {reason}" if flags.is_disconnect_packet_from_server else ""
         is_twin = held_s < _LOST_AT_ONCE_S or str(reason) == "Session taken over"
-        twin = f"; is another client called {self._peer.broker.client_id}?" if is_twin else ""
-        self._cannot(f"connection lost after {held_s:.0f} s{says}{twin}")
+        client_id = self._peer.broker.client_id
+        why = f"; is another client called {client_id}, or is a message refused?" if is_twin else ""
+        if self._refused_topic:  # some versions of mosquitto hang up then
+            why = f"; it had refused a message to {self._refused_topic}"
+        self._cannot(f"connection lost after {held_s:.0f} s{says}{why}")
 
     def _on_publish(
         self, _client: Any, _data: Any, mid: int, reason: ReasonCode, _properties: Any
     ) -> None:
-        key = self._in_flight.pop(mid, None)
+        key, topic = self._in_flight.pop(mid, (None, ""))
         if reason.is_failure:
-            self._status.refused(f"message refused: {reason}; may this client write to its topics?")
+            self._refused_topic = topic
+            self._status.refused(
+                topic, f"message to {topic} refused: {reason}; may this client write to it?"
+            )
             self._outbox.refuse(key)
         else:
+            self._status.taken(topic)
             self._outbox.ack(key)
-
-
-def _is_at_end(link: Any) -> bool:
-    """Whether the peer has closed a plain connection; a TLS one cannot be asked without reading."""
-    if not isinstance(link, socket.socket) or isinstance(link, ssl.SSLSocket):
-        return False
-    try:
-        return not link.recv(1, socket.MSG_PEEK)
-    except ConnectionError:
-        return True

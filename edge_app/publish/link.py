@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import ssl
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -89,15 +90,14 @@ class Client(paho.Client):
             raise
 
     def _sock_send(self, buf: bytes | bytearray) -> int:
+        """Send. Of a failure the next read will tell: a peer that hangs up may have said why."""
         try:
             return super()._sock_send(buf)
         except BlockingIOError:
             raise
         except OSError as error:
             self.failure = error
-            with suppress(OSError):  # a TLS peer that has hung up may have said why
-                self._sock_recv(1)
-            raise
+            return len(buf)
 
 
 def new_client(
@@ -121,6 +121,16 @@ def new_client(
     if broker.tls:
         client.tls_set_context(tls_context(broker))
     return client
+
+
+def is_at_end(link: Any) -> bool:
+    """Whether the peer has closed a plain connection; a TLS one cannot be asked without reading."""
+    if not isinstance(link, socket.socket) or isinstance(link, ssl.SSLSocket):
+        return False
+    try:
+        return not link.recv(1, socket.MSG_PEEK)
+    except ConnectionError:
+        return True
 
 
 def tls_context(broker: Broker) -> ssl.SSLContext:

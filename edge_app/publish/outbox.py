@@ -106,11 +106,18 @@ class Outbox:
             self._settle(key)
 
     def refuse(self, key: Key) -> None:
-        """Give up a message that the broker will never take."""
+        """Give up a message that the broker will never take.
+
+        A state is offered to no further connection, unless there is a newer one: some brokers hang
+        up on what they refuse, and it would keep everything else from being sent.
+        """
         if isinstance(key, int):
             self._spool.refuse(key)
         elif key is not None:
             self._settle(key)
+            with self._lock:
+                if key not in self._unsent:
+                    self._states.pop(key, None)
 
     def _settle(self, topic: str) -> None:
         with self._lock:

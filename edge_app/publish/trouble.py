@@ -11,6 +11,8 @@ from edge_app.publish.link import Broker
 
 log = logging.getLogger(__name__)
 
+_MOST_REFUSALS = 32  # that are told: whoever commands names the topics of replies
+
 # OpenSSL's X509_V_ERR_..., which the ssl module gives as a number and an English sentence.
 _NOT_YET_VALID, _EXPIRED, _WRONG_HOST, _WRONG_IP = 9, 10, 62, 64
 _UNKNOWN_ISSUER = (2, 18, 19, 20, 21)
@@ -33,13 +35,14 @@ class Status:
     """How the connection fares, for whoever asks; the network's thread writes it.
 
     `trouble`: what is wrong now, None when nothing is. A failure is logged once until it changes or
-    is over; a refusal, which comes again with every connection, once until it changes.
+    is over; a refusal, which comes again with every connection, once for each topic until the
+    reason changes or a message to it is taken.
     """
 
     def __init__(self, broker: Broker) -> None:
         self.connects = 0
         self.trouble: str | None = None
-        self._refusal = ""
+        self._refusals: dict[str, str] = {}  # by topic
         self._where = f"broker {broker.host}:{broker.port}"
 
     def accepted(self) -> None:
@@ -47,15 +50,22 @@ class Status:
         self.trouble = None
         log.info("connected to %s", self._where.removeprefix("broker "))
 
-    def cannot(self, reason: str) -> None:
-        """No message leaves at present."""
-        self._log(reason, "; trying on", is_known=reason == self.trouble)
+    def cannot(self, reason: str, then: str = "trying on") -> None:
+        """No message leaves at present; `then` says what is done about it."""
+        self._log(reason, f"; {then}", is_known=reason == self.trouble)
         self.trouble = reason
 
-    def refused(self, reason: str) -> None:
-        """The broker has accepted the connection, and refuses something on it."""
-        self._log(reason, "", is_known=reason == self._refusal)
-        self.trouble = self._refusal = reason
+    def refused(self, topic: str, reason: str) -> None:
+        """The broker has accepted the connection, and refuses a topic on it ("": to subscribe)."""
+        is_full = topic not in self._refusals and len(self._refusals) >= _MOST_REFUSALS
+        self._log(reason, "", is_known=is_full or reason == self._refusals.get(topic))
+        if not is_full:
+            self._refusals[topic] = reason
+        self.trouble = reason
+
+    def taken(self, topic: str) -> None:
+        """The broker has a message to this topic."""
+        self._refusals.pop(topic, None)
 
     def _log(self, reason: str, then: str, *, is_known: bool) -> None:
         level = logging.DEBUG if is_known else logging.WARNING

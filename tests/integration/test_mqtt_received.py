@@ -252,6 +252,50 @@ def test_a_subscription_that_is_refused(
     assert caplog.text.count("nobody can command this device") == 1
 
 
+@contextmanager
+def publishing_to_one_that_refuses(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MqttPublisher]:
+    """A broker that takes status and results alone; mosquitto 2.0 hangs up on all else."""
+    monkeypatch.setattr(link, "_PAUSE_FIRST_S", 0.01)
+    monkeypatch.setattr(link, "_PAUSE_MAX_S", 0.05)
+    allowed = [f"topic write {topic}\n" for topic in (TOPICS.status, TOPICS.result)]
+    (folder / "acl").write_text("".join(allowed))
+    options = ["allow_anonymous true", f"acl_file {folder / 'acl'}"]
+    with mosquitto_running(folder, options) as mosquitto, publishing(mosquitto.port) as publisher:
+        yield publisher
+
+
+def test_a_refused_message_is_told_with_its_topic(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics = [TOPICS.event, "phone/replies"]
+    with publishing_to_one_that_refuses(tmp_path, monkeypatch) as publisher:
+        for topic in topics * 2:
+            publisher.offer(Message(topic, b"{}", Delivery.SPOOLED))
+        assert publisher.drain(PATIENCE_S)
+        assert publisher.state()[0].dropped == 4
+    for topic in topics:
+        assert caplog.text.count(f"message to {topic} refused: Not authorized") == 1
+
+
+def test_a_refused_state_keeps_nothing_else_from_being_sent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announcement = Message("homeassistant/device/t/config", b"{}", Delivery.STATE)
+    with publishing_to_one_that_refuses(tmp_path, monkeypatch) as publisher:
+        publisher.offer(announcement)
+        for number in range(100):
+            publisher.offer(record(number))
+        assert publisher.drain(PATIENCE_S)
+        publisher.offer(announcement)  # a newer one has its chance
+        wait_until(lambda: announcement.topic in str(publisher.state()[1].trouble))
+        publisher.offer(record(100))
+        assert publisher.drain(PATIENCE_S)
+        assert publisher.state()[0].dropped == 0
+    assert f"message to {announcement.topic} refused: Not authorized" in caplog.text
+
+
 def test_a_message_larger_than_the_broker_takes(tmp_path: Path) -> None:
     options = ["allow_anonymous true", "max_packet_size 2000"]
     with mosquitto_running(tmp_path, options) as mosquitto:

@@ -114,6 +114,14 @@ def test_set_changes_only_what_is_named() -> None:
         ("set", b"\xff\xfe", "not JSON"),
         ("set", b"[" * 4000, "not JSON"),
         ("set", b'{"threshold": NaN}', "not JSON"),
+        ("set", b'{"threshold": 1e999}', "threshold: found Infinity"),
+        ("set", b'{"mode": "\\ud800"}', "half a character"),
+        ("set", b'{"\\ud800": 1}', "half a character"),
+        ("set", b'{"\\ud800": 1, "\\ud800": 2}', '"\\ud800" is given more than once'),
+        ("set", b'{"mode": "\xff"}', "byte 10 is not UTF-8"),
+        ("set", b'{"threshold":0.6,"threshold":0.2}', '"threshold" is given more than once'),
+        ("set", b'{"mode": {"a":1,"a":1}}', '"a" is given more than once'),
+        ("pause", {"x": 1}, "x: unknown key; allowed: none"),
         ("set", [1], "a JSON object"),
         ("set", {}, "nothing to set"),
         ("set", {"threshold": 1.1}, "threshold: found 1.1; allowed: a number, at least 0"),
@@ -138,6 +146,7 @@ def test_what_is_wrong_is_refused_with_the_reason(name: str, arguments: object, 
     reply = reply_to(command(name, arguments), controls)
     assert reply.result is None
     assert said in reply.reason
+    msgspec.json.encode(reply.reason)
     assert controls.asked in ([], ["snapshot"])
 
 
@@ -170,6 +179,15 @@ def test_a_reply_cannot_be_sent_where_it_would_pass_for_something_else(topic: st
     assert (reply.topic, reply.correlation, reply.result) == ("", b"7", None)
     assert "response topic" in reply.reason
     assert controls.asked == []
+
+
+def test_why_a_response_topic_is_refused() -> None:
+    for topic, said in (
+        ("$SYS/x", "allowed: one that does not begin with $"),
+        ("edge/x", "allowed: none below edge/ edge-cmd/ homeassistant/"),
+    ):
+        reply = reply_to(command("pause", reply_topic=topic))
+        assert reply.reason == f'response topic "{topic}"; {said}'
 
 
 def test_a_reply_goes_where_it_is_wanted() -> None:

@@ -185,6 +185,18 @@ def test_corrupt_frames_are_skipped_counted_and_logged_once(
     ]
 
 
+def test_every_damaged_picture_is_named_up_to_twenty(caplog: pytest.LogCaptureFixture) -> None:
+    camera = HandCamera()
+    with caplog.at_level(logging.INFO), boxes(camera) as mailboxes:
+        for number in [*range(50), *range(50)]:
+            camera.hand.put(CorruptFrame(f"{number}.jpg is damaged"))
+        camera.hand.put(None)
+        assert mailboxes.take(WAIT_S) == ("main", 0)
+        assert mailboxes.counters["main"].corrupt == 100
+    told = [record.getMessage().rpartition(": ")[2] for record in caplog.records]
+    assert told == [f"{number}.jpg is damaged" for number in range(20)]
+
+
 @pytest.mark.parametrize("where", ["open", "read", "prepare"])
 def test_a_bug_in_the_capture_thread_reaches_the_consumer(where: str) -> None:
     camera = HandCamera()
