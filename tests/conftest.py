@@ -8,11 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from edge_app import catalog
 from tests.brokers import Mosquitto, mosquitto_running
 
 _PATIENCE_S = 5.0
+
+# On a busy machine an example may take its time: that says nothing about us.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)

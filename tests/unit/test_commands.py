@@ -263,7 +263,7 @@ payloads = (
 )
 
 
-@settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")), deadline=None)
+@settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")))
 @given(
     st.lists(
         st.builds(

@@ -112,4 +112,4 @@ class SpoolSteps(RuleBasedStateMachine):
 
 
 TestSpoolSteps = SpoolSteps.TestCase
-TestSpoolSteps.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestSpoolSteps.settings = settings(max_examples=150, stateful_step_count=40)

@@ -70,7 +70,7 @@ def test_sizes_and_small_constants() -> None:
 places = st.one_of(st.integers(8, 1 << 30), st.integers(8, 4000), st.integers(-4000, -1))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(places, st.integers(0, 255)), min_size=1, max_size=20))
 def test_random_damage_is_read_or_refused(changes: list[tuple[int, int]]) -> None:
     data = bytearray(small_model())
@@ -82,7 +82,7 @@ def test_random_damage_is_read_or_refused(changes: list[tuple[int, int]]) -> Non
         examine(bytes(data))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.floats(0, 0.9999))
 def test_a_truncated_file_is_refused(kept: float) -> None:
     data = small_model()
@@ -91,7 +91,7 @@ def test_a_truncated_file_is_refused(kept: float) -> None:
         examine(data[: int(kept * (len(data) - 64))])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(places, st.sampled_from([0xFFFFFFFF, 0x7FFFFFFF, 0x01000000, 0x0000FFFF]))
 def test_enormous_lengths_and_offsets_cost_nothing(where: int, value: int) -> None:
     data = bytearray(small_model())
