@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 import edge_app.models
 from edge_app.errors import ModelError
-from edge_app.files import sha256_of, write_file
+from edge_app.files import is_file, sha256_of, write_file
 from edge_app.task.classify import load_labels
 from edge_app.validate import nearest
 
@@ -182,7 +182,7 @@ def resolve(name_or_path: str, labels: str = "") -> ModelFiles:
     found, folder = passport(name_or_path)
     home = files_dir(found, folder)
     cpu, labels_path = home / found.cpu.file, Path(labels or home / found.labels.file)
-    if not cpu.is_file() or not (labels or labels_path.is_file()):
+    if not is_file(cpu) or not (labels or is_file(labels_path)):
         raise ModelError(
             f"{name_or_path} is in the catalogue but not installed",
             hint=f"edge-app models fetch {name_or_path}",
@@ -191,7 +191,7 @@ def resolve(name_or_path: str, labels: str = "") -> ModelFiles:
     return ModelFiles(
         name=name_or_path,
         cpu=cpu,
-        edgetpu=twin if twin and twin.is_file() else None,
+        edgetpu=twin if twin and is_file(twin) else None,
         labels=load_labels(labels_path),
         labels_file=None if labels else labels_path,
         passport=found,
@@ -203,15 +203,15 @@ def _by_path(path: Path, labels: str) -> ModelFiles:
     compiled = path.name.endswith(TWIN_SUFFIX)
     stem = path.name.removesuffix(TWIN_SUFFIX if compiled else SUFFIX)
     cpu, twin = path.with_name(stem + SUFFIX), path.with_name(stem + TWIN_SUFFIX)
-    if not path.is_file():
+    if not is_file(path):
         raise ModelError(
-            f"{path}: no such file",
+            f"{path}: no such file, or none that this user may see",
             hint="give the path of a .tflite file, or a name from `edge-app models list`",
         )
     return ModelFiles(
         name=stem,
-        cpu=cpu if cpu.is_file() else None,
-        edgetpu=twin if twin.is_file() else None,
+        cpu=cpu if is_file(cpu) else None,
+        edgetpu=twin if is_file(twin) else None,
         labels=load_labels(Path(labels)) if labels else (),
         labels_file=None,
         passport=None,

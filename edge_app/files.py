@@ -18,6 +18,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file that this user may see; `Path.is_file` raises before Python 3.14."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 def read_text(path: Path, max_bytes: int) -> str:
     """Text that a person wrote: UTF-8, with or without a byte-order mark.
 

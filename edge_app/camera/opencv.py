@@ -17,6 +17,7 @@ from edge_app.camera.quiet import silence_opencv
 from edge_app.camera.sources import redacted
 from edge_app.domain import Frame, Pixels
 from edge_app.errors import CameraEnded, CameraError, CameraStalled, CorruptFrame
+from edge_app.files import is_file
 
 RTSP_TIMEOUT_S = 5.0  # to open
 # Nothing interrupts a read, and FFmpeg's RTSP never recovers from one that timed out: so this is
@@ -242,7 +243,7 @@ class ClipCamera:
         """Open the file from its start (not every container can seek). Checks the first frame."""
         if self._capture is not None:
             self._capture.release()
-        if not self._clip.is_file():
+        if not is_file(self._clip):
             raise CameraError(
                 f"camera {self._name}: there is no file {self._clip}",
                 hint="file: takes the path of a video file, such as file:/srv/clip.mp4",

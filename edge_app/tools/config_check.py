@@ -18,6 +18,7 @@ from edge_app.config import Config, ModelConfig
 from edge_app.domain import TensorSpec
 from edge_app.engine.litert import RUNTIMES, check_input, check_outputs
 from edge_app.errors import CameraError, ConfigError, EdgeAppError, EngineError, ModelError
+from edge_app.files import why_not
 from edge_app.publishers import spool_faults, spool_path
 from edge_app.task.classify import fit_labels, load_labels
 from edge_app.tools.tflite_graph import Graph, GraphTensor
@@ -47,8 +48,8 @@ def notes(config: Config) -> Iterator[str]:
     """Yield what is not there now: recordings, devices, disks may be when they are needed."""
     for name, camera in config.camera.items():
         scheme, rest = parse_source(camera.source)
-        if scheme in ("images", "file", "v4l2") and not Path(rest).exists():
-            yield f"camera.{name}.source: {rest} is not there now"
+        if scheme in ("images", "file", "v4l2") and (reason := _absent(Path(rest))):
+            yield f"camera.{name}.source: {rest} is not there now: {reason}"
         elif scheme == "images":
             try:
                 picture_files(Path(rest), camera=name)
@@ -134,6 +135,14 @@ def _runtime_there(wanted: str) -> Iterator[str]:
             f"model.runtime: found {shown(wanted)}: {' and '.join(packages)} not installed; "
             'allowed: "auto", or one that is installed'
         )
+
+
+def _absent(path: Path) -> str:
+    try:
+        path.stat()
+    except OSError as error:
+        return why_not(error)
+    return ""
 
 
 def _other_kind(source: str) -> str:

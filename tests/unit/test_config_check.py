@@ -164,7 +164,9 @@ def test_what_is_not_there_now_is_noted(tmp_path: Path) -> None:
         text = f'[camera.main]\nsource = "{source}"\n'
         return list(config_check.notes(config.parse(text, "test.toml")))
 
-    assert notes(f"images:{folder}/none") == [f"camera.main.source: {folder}/none is not there now"]
+    assert notes(f"images:{folder}/none") == [
+        f"camera.main.source: {folder}/none is not there now: no such file"
+    ]
     (note,) = notes(f"images:{folder}")
     assert f"{folder} holds no picture" in note
     shutil.copy(shipped_dir() / "samples" / "cat.jpg", folder)
@@ -191,3 +193,33 @@ def test_a_spool_on_a_disk_that_is_not_there_is_worth_a_note(tmp_path: Path) -> 
     (note,) = notes(tmp_path / "not" / "mounted" / "spool.db")
     assert note.startswith(f"spool.path: {tmp_path}/not is not there now")
     assert notes(tmp_path / "made" / "spool.db") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to somebody else")
+def test_what_this_user_may_not_see_is_a_fault_and_no_crash(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    model = closed / "m.tflite"
+    model.write_bytes(MODELS["int8"])
+    text = f'model.name = "{model}"\n[camera.a]\nsource = "images:{closed}/pictures"\n'
+    config.parse(text, "test.toml", config_check.faults)
+    script = """
+import os, sys
+import edge_app.publish.claim  # while its own files can be read
+from edge_app import config
+from edge_app.errors import ConfigError
+from edge_app.tools import config_check
+os.setuid(65534)
+try:
+    config.parse(sys.argv[1], "test.toml", config_check.faults)
+except ConfigError as error:
+    print(*error.faults)
+print(*config_check.notes(config.parse(sys.argv[1], "test.toml")))
+"""
+    closed.chmod(0o700)
+    command = [sys.executable, "-c", script, text]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    fault, note = done.stdout.splitlines()
+    assert fault.startswith(f"model.name: {model}: no such file, or none that this user may see")
+    assert note.endswith("is not there now: permission denied")
