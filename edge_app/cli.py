@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -205,17 +206,19 @@ def _config_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < 1e9:
         raise argparse.ArgumentTypeError(f"found {text}, allowed: a number above 0")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text}, allowed: a whole number from 1")
-    return value
+    return int(text)
 
 
 def _names(text: str) -> list[str]:

@@ -16,7 +16,7 @@ EXIT_CONFIG = 78
 class EdgeAppError(Exception):
     """What was found wrong, what is allowed (the message) and what to do (`hint`)."""
 
-    exit_code = EXIT_BUG
+    exit_code = EXIT_UNAVAILABLE  # something it takes is not there, or does not work
     kind = ""  # of the event that tells of it, when it ends the appliance
     camera = ""  # the one it is about
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,10 @@ def claiming(config: Config) -> Iterator[Claim | None]:
         yield claim
 
 
+def _ask_ourselves_to_end() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 @contextmanager
 def publishing(
     config: Config,
@@ -63,7 +68,9 @@ def publishing(
     if not config.mqtt.url:
         from edge_app.publish.jsonl import JsonLinesPublisher
 
-        with closing(JsonLinesPublisher(sys.stdout.buffer)) as lines:
+        with closing(
+            JsonLinesPublisher(sys.stdout.buffer, on_reader_gone=_ask_ourselves_to_end)
+        ) as lines:
             yield lines
         return
     from edge_app.publish.mqtt import MqttPublisher

@@ -1,7 +1,8 @@
 """Signals: asked at any time, answered as soon as there is something that can.
 
 SIGTERM and SIGINT ask the process to end, SIGUSR1 for the flight recorder, and SIGHUP, under a
-supervisor, to read the configuration again; elsewhere it means that the terminal has gone.
+supervisor, to read the configuration again; elsewhere it means that the terminal has gone, and asks
+to end.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Stop:
         self._dump: Callable[[], None] | None = None
         self._reload: Callable[[], None] | None = None
         self._reload_asked = False
+        self._supervised = False
 
     def answer_with(self, answer: Callable[[], None]) -> None:
         """Call `answer` when asked, at once if that has happened. It must be safe in a handler."""
@@ -36,7 +38,7 @@ class Stop:
         self._dump = dump
 
     def reload_with(self, reload: Callable[[], None]) -> None:
-        """Call `reload` at SIGHUP, at once if one has come. It must be safe in a handler."""
+        """Call `reload` at a supervisor's SIGHUP, at once if one has come; safe in a handler."""
         self._reload = reload
         if self._reload_asked:
             reload()
@@ -44,8 +46,10 @@ class Stop:
     @contextmanager
     def on_signals(self, *, supervised: bool = False) -> Iterator[None]:
         """Listen while the block runs; the handlers found are put back."""
+        self._supervised = supervised
         numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
-        numbers |= {signal.SIGHUP} if supervised else set()
+        if supervised or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup asks
+            numbers |= {signal.SIGHUP}
         before = {number: signal.signal(number, self._handle) for number in numbers}
         try:
             yield
@@ -61,7 +65,7 @@ class Stop:
             if self._dump is not None:
                 self._dump()
             return
-        if number == signal.SIGHUP:
+        if number == signal.SIGHUP and self._supervised:
             self._reload_asked = True
             if self._reload is not None:
                 self._reload()

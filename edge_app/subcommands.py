@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
 def demo(args: argparse.Namespace) -> int:
     from edge_app.tools import demo
 
+    for number in (signal.SIGTERM, signal.SIGHUP):  # its parts end with it, as at Ctrl-C
+        signal.signal(number, signal.default_int_handler)
     return demo.run(seconds=args.seconds)
 
 

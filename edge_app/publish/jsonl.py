@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import BinaryIO
 
 from edge_app.domain import Delivery, Message, Received
@@ -23,12 +24,19 @@ class JsonLinesPublisher:
 
     A thread writes, since a pipe that nobody reads blocks whoever does. When more than `max_bytes`
     wait the oldest records go; once nothing can be written any more all do. Both are counted.
+    `on_reader_gone` is called from that thread when nobody will ever read.
     """
 
-    def __init__(self, out: BinaryIO, max_bytes: int = _MAX_BYTES) -> None:
+    def __init__(
+        self,
+        out: BinaryIO,
+        max_bytes: int = _MAX_BYTES,
+        on_reader_gone: Callable[[], None] = lambda: None,
+    ) -> None:
         # Not through a buffer: its lock, held in a blocked write, aborts the interpreter's exit.
         self._out = getattr(out, "raw", out)
         self._max_bytes = max_bytes
+        self._on_reader_gone = on_reader_gone
         self._changed = threading.Condition()
         self._waiting: deque[bytes] = deque()  # the first one is being written
         self._bytes = 0
@@ -71,6 +79,8 @@ class JsonLinesPublisher:
             except (OSError, ValueError) as error:  # ValueError: closed by its owner
                 log.warning("cannot write results: %s", error)
                 self._end()
+                if isinstance(error, BrokenPipeError):
+                    self._on_reader_gone()
                 return
             with self._changed:
                 if not self._ended:

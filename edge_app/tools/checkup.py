@@ -143,7 +143,7 @@ def check_camera(camera_name: str, camera: CameraConfig, appliances: Sequence[in
     name = f"camera {camera_name}"
     source = redacted(camera.source)
     if appliances and camera.source.partition(":")[0] in ("picamera", "v4l2"):
-        held = f"{source} is held by the running appliance (process {appliances[0]})"
+        held = f"not opened: an appliance runs (process {appliances[0]}) and may hold {source}"
         return Check(name, "skipped", held)
     started_s = time.monotonic()
     try:

@@ -14,7 +14,7 @@ from edge_app.catalog import resolve
 from edge_app.config import Backend, ModelConfig
 from edge_app.domain import Engine, Label
 from edge_app.engines import open_engine
-from edge_app.errors import EXIT_BUG, EXIT_OK, EdgeAppError
+from edge_app.errors import EXIT_OK, EXIT_UNAVAILABLE, EdgeAppError
 from edge_app.task.classify import decode, fit_labels, scores
 from edge_app.task.image import fit, read_image
 
@@ -50,7 +50,7 @@ def run(
             _report(image, engine, found, timing_ms, as_json)
     finally:
         engine.close()
-    return EXIT_BUG if failed else EXIT_OK
+    return EXIT_UNAVAILABLE if failed else EXIT_OK
 
 
 def _classify(

@@ -37,6 +37,8 @@ def forget(config: Config) -> int:
         remember(memory, set())
     for topic in held:
         print(f"forgotten: {topic}")
+    if not held:
+        print(f"nothing of {config.device.id} is left on the broker, as far as we may read it")
     if held.get(topics.status) == ONLINE:
         print(
             f"note: {config.device.id} was online; if it still runs, stop it and do this again",

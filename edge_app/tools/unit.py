@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from edge_app.errors import EdgeAppError
 
+_ONLY_BROKER = "--unit '' asks only the broker"
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -28,11 +30,13 @@ def read_unit(name: str) -> Unit:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
     except FileNotFoundError as error:
-        raise EdgeAppError(
-            "there is no systemd here", hint="--unit '' asks only the broker"
-        ) from error
-    except subprocess.SubprocessError as error:
-        raise EdgeAppError(f"systemd does not tell of {name}: {error}") from error
+        raise EdgeAppError("there is no systemd here", hint=_ONLY_BROKER) from error
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.strip().partition("\n")[0] or f"systemctl ended with {error.returncode}"
+        raise EdgeAppError(f"systemd does not tell of {name}: {said}", hint=_ONLY_BROKER) from error
+    except subprocess.TimeoutExpired as error:
+        text = f"systemd does not tell of {name}: no answer in {error.timeout:g} s"
+        raise EdgeAppError(text, hint=_ONLY_BROKER) from error
     said = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
     if said.get("LoadState") == "not-found":
         raise EdgeAppError(f"there is no unit {name}", hint="--unit names it")

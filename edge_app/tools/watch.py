@@ -18,21 +18,15 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_app.config import Mqtt
-from edge_app.errors import EXIT_OK, ConfigError, EdgeAppError
+from edge_app.errors import EXIT_OK, ConfigError, EdgeAppError, UsageError
 from edge_app.publish.link import Broker
 from edge_app.publish.listen import Received, listening
 from edge_app.publishers import broker_of
+from edge_app.tools.heard import Best, Latency, Rates
 
 _REFRESH_S = 0.25
 _RETRY_S = 1.0
 _EVENTS = 5  # below the table
-
-
-class Best(msgspec.Struct, frozen=True):
-    """A label of a result."""
-
-    label: str
-    score: float
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -50,24 +44,6 @@ class Happened(msgspec.Struct, frozen=True):
     ts: str
     event: str
     message: str
-
-
-class Rates(msgspec.Struct, frozen=True):
-    """Of a report's rates, what is shown."""
-
-    inferred: float
-
-
-class Quantiles(msgspec.Struct, frozen=True):
-    """Of a latency, what is shown, in milliseconds."""
-
-    p95: float
-
-
-class Latency(msgspec.Struct, frozen=True):
-    """Of a report's latencies, what is shown; None before the first frame."""
-
-    end_to_end: Quantiles | None
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -111,6 +87,8 @@ class View:
 
 def run(mqtt: Mqtt, device: str, *, seconds: float | None) -> int:
     """Show `device` ("+": all) of the configured broker until `seconds` have passed or Ctrl-C."""
+    if set(device) & set("/#") or ("+" in device and device != "+"):
+        raise UsageError(f"DEVICE: found {device}, allowed: one device's id, or + for all")
     if not mqtt.url:
         raise ConfigError("mqtt.url is empty: there is no broker to watch", hint="set mqtt.url")
     broker = broker_of(mqtt, client_id=f"edge-app-watch-{os.getpid()}")

@@ -37,7 +37,7 @@ PACKAGES = (
     *("python3-prctl", "python3-tqdm"),
     "mosquitto",  # the broker's role finds it installed
 )
-KERNELS = {"amd64": "linux-image-cloud-amd64", "arm64": "linux-image-arm64"}
+KERNELS = {"amd64": "linux-image-cloud-amd64", "arm64": "linux-image-cloud-arm64"}
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 QEMU_PACKAGES = {"amd64": "qemu-system-x86", "arm64": "qemu-system-arm"}
 # Nobody reads them there, and they are a third of the files.
@@ -190,6 +190,7 @@ def _install_picamera2(tree: Path, architecture: str) -> None:
     command += ["--target", str(target), "--only-binary=:all:", "--python-version=3.13"]
     command += ["--platform", f"manylinux_2_28_{MACHINES[architecture]}"]
     command += ["--abi=cp313", "--abi=abi3", "--abi=none", "-r", str(HERE / "picamera2.txt")]
+    command += ["--ignore-requires-python"]  # an older pip asks it of the Python that runs pip
     subprocess.run(command, check=True)
     with (target / "picamera2" / "__init__.py").open("a") as module:
         module.write("\nimport software_camera\n")

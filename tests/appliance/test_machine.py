@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.appliance.conftest import needs_camera
 from tests.appliance.guest import Guest
 
 _TAKE_A_PICTURE = """
@@ -32,6 +33,7 @@ def test_what_was_synced_survives_a_power_cut_and_what_was_not_does_not(machine:
     machine.run("rm -r /kept")
 
 
+@needs_camera
 def test_its_camera_takes_pictures_with_the_real_picamera2(machine: Guest) -> None:
     taken = machine.run("python3 -", input_text=_TAKE_A_PICTURE)
 

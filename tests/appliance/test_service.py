@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.appliance.conftest import Fleet
+from tests.appliance.conftest import CAMERA, Fleet, needs_camera
 from tests.appliance.ear import Heard
 
 _EXIT_UNAVAILABLE = "69"
@@ -19,7 +19,7 @@ def test_what_the_camera_sees_reaches_the_broker_through_mutual_tls(fleet: Fleet
     # The photo that libcamera shows, as the golden images of the model have it.
     assert heard["labels"][0]["label"] == "Egyptian cat"
     info = fleet.ear.wait_for("cam-1", "info", since=0).fields()
-    assert info["cameras"]["main"]["source"] == "picamera:0"
+    assert info["cameras"]["main"]["source"] == CAMERA
     status = fleet.ear.wait_for("cam-1", "status", since=0)
     assert status.payload == b"online"
 
@@ -95,6 +95,7 @@ def test_a_killed_service_is_started_again(fleet: Fleet) -> None:
     assert fleet.ear.unaccounted("cam-1") == []
 
 
+@needs_camera
 def test_a_camera_that_yields_nothing_ends_in_a_restart_and_comes_back_with_its_cable(
     fleet: Fleet,
 ) -> None:

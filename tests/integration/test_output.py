@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.integration.test_appliance import PATIENCE_S, appliance, write_config
+from tests.integration.test_appliance import PATIENCE_S, appliance, finish, write_config
 
 SIGTERM_BOUND_S = 6  # the contract's, not a speed
 
@@ -47,6 +47,27 @@ def test_a_reader_that_takes_one_line_leaves_no_traceback(tmp_path: Path) -> Non
         process.wait(PATIENCE_S)
     assert err.count("cannot write results") == 1
     assert "Traceback" not in err
+
+
+def test_a_live_source_ends_when_its_reader_has_left(tmp_path: Path) -> None:
+    config = write_config(tmp_path, port=None, camera="fps = 0")
+    with appliance(config) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        process.wait(PATIENCE_S)
+    assert process.returncode >= 0
+
+
+def test_a_terminal_that_closes_ends_it_in_order(tmp_path: Path) -> None:
+    config = write_config(tmp_path, port=None, camera="fps = 5")
+    with appliance(config) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGHUP)
+        code, _, err = finish(process)
+    assert code == 0
+    assert "stopped by SIGHUP" in err
 
 
 def test_a_full_disk_ends_a_recording_with_a_word(tmp_path: Path) -> None:

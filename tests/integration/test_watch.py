@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import pytest
+
+from edge_app.config import Mqtt
 from edge_app.domain import Event
-from edge_app.errors import EXIT_BUG
+from edge_app.errors import EXIT_UNAVAILABLE, UsageError
 from edge_app.publish import wire
 from edge_app.publish.link import Broker
 from edge_app.publish.mqtt import MqttPublisher
 from edge_app.publish.spool import Spool
+from edge_app.tools import watch
 from edge_app.tools.processes import free_port
 from tests.brokers import Mosquitto
 from tests.integration.test_appliance import write_config
@@ -64,6 +68,12 @@ def test_a_broker_that_was_never_there_is_an_error(tmp_path: Path) -> None:
     done = subprocess.run(
         [*COMMAND, str(config)], capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == EXIT_BUG
+    assert done.returncode == EXIT_UNAVAILABLE
     assert "refused" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("device", ["a/#", "#", "po+ch", "porch/result"])
+def test_only_a_device_can_be_watched(device: str) -> None:
+    with pytest.raises(UsageError, match="allowed: one device's id, or \\+ for all"):
+        watch.run(Mqtt("mqtt://127.0.0.1:1"), device, seconds=1)

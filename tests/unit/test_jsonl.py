@@ -22,7 +22,7 @@ def lines(out: io.BytesIO) -> list[Any]:
 
 
 @contextlib.contextmanager
-def publishing(out: BinaryIO, **options: int) -> Iterator[JsonLinesPublisher]:
+def publishing(out: BinaryIO, **options: Any) -> Iterator[JsonLinesPublisher]:
     publisher = JsonLinesPublisher(out, **options)
     try:
         yield publisher
