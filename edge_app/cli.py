@@ -75,10 +75,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_models(commands)
     _add_bench(commands)
     _add_config(commands)
+    _verbose_after(commands)
     return parser
 
 
 _Subparsers = argparse._SubParsersAction
+
+
+def _verbose_after(commands: _Subparsers[argparse.ArgumentParser]) -> None:
+    """Take `-v` behind a command too; unless it stands there, what was said before it holds."""
+    for parser in commands.choices.values():
+        parser.add_argument(
+            "-v",
+            "--verbose",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+        )
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                _verbose_after(action)
 
 
 def _add_running(commands: _Subparsers[argparse.ArgumentParser]) -> None:

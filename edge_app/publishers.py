@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from edge_app.config import Config, Mqtt
 from edge_app.config import Spool as SpoolConfig
 from edge_app.domain import Event, Message, Publisher
+from edge_app.errors import UsageError
 from edge_app.publish import wire
 from edge_app.sensors.clock import read_clock
 
@@ -68,6 +69,11 @@ def publishing(
     if not config.mqtt.url:
         from edge_app.publish.jsonl import JsonLinesPublisher
 
+        if sys.stdout is None:  # its descriptor was closed before Python began
+            raise UsageError(
+                "standard output is closed, and mqtt.url is empty: results have nowhere to go",
+                hint="set mqtt.url, or let standard output be open",
+            )
         with closing(
             JsonLinesPublisher(sys.stdout.buffer, on_reader_gone=_ask_ourselves_to_end)
         ) as lines:

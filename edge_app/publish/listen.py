@@ -76,7 +76,10 @@ def listening(broker: Broker, filters: list[str]) -> Iterator[queue.SimpleQueue[
     try:
         answered.wait(_ANSWER_S)
         if refusal:
-            raise EdgeAppError(f"broker {broker.host}:{broker.port}: {refusal}")
+            raise EdgeAppError(
+                f"broker {broker.host}:{broker.port}: {refusal}",
+                hint="see mqtt.username, mqtt.password_file and the broker's rules (docs/mqtt.md)",
+            )
         yield arrived
     finally:
         client.disconnect()

@@ -38,7 +38,11 @@ class Wanted:
 
 def faults_of(heard: Heard, wanted: Wanted) -> list[str]:
     """Say what is missing in what was heard, most telling first; empty: nothing."""
-    faults = [heard.trouble] if heard.trouble else []
+    if heard.trouble:
+        return [heard.trouble]
+    if heard.info and heard.info.settings.paused:
+        return ["it is paused by a command, and says nothing until cmd/resume"]
+    faults = []
     if heard.status != "online":
         faults.append(f"the broker says {heard.status or 'nothing'} of its status; allowed: online")
     if wanted.result and heard.result is None:
@@ -77,6 +81,10 @@ def run(
     heard = Heard(since_ms)
     if config.mqtt.url:
         now_s = time.monotonic()
+        print(
+            f"listening to {config.device.id} for up to {max(seconds, watch_s):.0f} s",
+            file=sys.stderr,
+        )
         _listen(config, heard, wanted, now_s + max(seconds, watch_s), now_s + watch_s)
         faults = faults_of(heard, wanted)
     else:

@@ -63,11 +63,18 @@ class Model(msgspec.Struct, frozen=True):
     name: str
 
 
+class Settings(msgspec.Struct, frozen=True):
+    """Of what can be set while it runs, what explains silence."""
+
+    paused: bool = False
+
+
 class Info(msgspec.Struct, frozen=True):
-    """Of what a device is, what is shown."""
+    """Of what a device is, what is judged and shown."""
 
     versions: Versions
     model: Model
+    settings: Settings = Settings()
 
 
 @dataclass

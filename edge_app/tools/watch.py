@@ -113,6 +113,8 @@ def watch(
         live = None
         if console.is_terminal:
             live = stack.enter_context(Live(console=console, auto_refresh=False))
+        else:
+            print(f"waiting for what {prefix} says", file=sys.stderr, flush=True)
         for note, batch in _batches(broker, prefix):
             for topic, payload in batch:
                 record = view.absorb(topic, payload)

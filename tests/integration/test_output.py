@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from edge_app import cli, subcommands
+from edge_app.errors import EXIT_USAGE
 from tests.integration.test_appliance import PATIENCE_S, appliance, finish, write_config
 
 SIGTERM_BOUND_S = 6  # the contract's, not a speed
@@ -49,6 +54,21 @@ def test_a_reader_that_takes_one_line_leaves_no_traceback(tmp_path: Path) -> Non
     assert "Traceback" not in err
 
 
+def test_a_closed_output_is_said_at_the_start(tmp_path: Path) -> None:
+    config = write_config(tmp_path, port=None, camera="loop = false")
+    command = [sys.executable, "-m", "edge_app", "run", "--config", str(config)]
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == EXIT_USAGE
+    assert "standard output is closed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_live_source_ends_when_its_reader_has_left(tmp_path: Path) -> None:
     config = write_config(tmp_path, port=None, camera="fps = 0")
     with appliance(config) as process:
@@ -79,3 +99,18 @@ def test_a_full_disk_ends_a_recording_with_a_word(tmp_path: Path) -> None:
         )
     assert done.stderr.count("cannot write results") == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("-v", "models", "list"), ("models", "-v", "list"), ("models", "list", "-v")]
+)
+def test_v_may_stand_anywhere(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def listing(args: argparse.Namespace) -> int:
+        seen.append(args.verbose)
+        return 0
+
+    monkeypatch.setattr(subcommands, "models_list", listing)
+    assert cli.main(words) == 0
+    assert seen == [True]

@@ -49,6 +49,7 @@ def test_it_outlives_the_broker_and_shows_events(tmp_path: Path, mosquitto: Mosq
         # The status of a device that left is retained, so it shows that the view listens.
         with publishing(mosquitto.port) as publisher:
             wait_until(lambda: publisher.state()[1].connects == 1)
+        assert told(process, "waiting for what edge/t says")
         assert told(process, "t is offline")
         with publishing(mosquitto.port) as publisher:
             publisher.offer(as_message(Event("fallback", "the device was pulled out")))

@@ -89,7 +89,9 @@ def test_a_refused_password(tmp_path: Path) -> None:
         mqtt = Mqtt(
             url=f"mqtt://127.0.0.1:{broker.port}", username="cam", password_file=str(secret)
         )
-        assert "ot authori" in checkup.check_broker(mqtt, "porch").evidence
+        refused = checkup.check_broker(mqtt, "porch")
+        assert "ot authori" in refused.evidence
+        assert "mqtt.password_file" in refused.cure
         secret.write_text("right")
         assert checkup.check_broker(mqtt, "porch").status == "ok"
 

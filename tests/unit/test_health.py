@@ -69,6 +69,18 @@ def test_what_is_missing_is_said(messages: tuple[tuple[str, bytes], ...], fault:
     assert fault in "".join(faults)
 
 
+def test_a_paused_appliance_is_not_called_broken() -> None:
+    about = {"versions": {"edge_app": "1"}, "model": {"name": "m"}, "settings": {"paused": True}}
+    (fault,) = faults_of(heard(WORKING[0], ("info", json.dumps(about).encode())), Wanted())
+    assert "paused" in fault
+
+
+def test_a_broker_that_is_away_is_the_one_fault() -> None:
+    unheard = heard()
+    unheard.trouble = "broker h:1883: no answer"
+    assert faults_of(unheard, Wanted()) == ["broker h:1883: no answer"]
+
+
 def test_the_backend_that_counts_is_the_newest() -> None:
     promoted = heard(*WORKING, ("stats", stats(uptime_ms=3_000, backend="edgetpu", p95_ms=5.0)))
     assert faults_of(promoted, Wanted(backend="edgetpu")) == []
