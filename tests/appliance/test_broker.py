@@ -16,6 +16,9 @@ from tests.appliance.conftest import Fleet
 from tests.appliance.ear import mqtt_client
 from tests.appliance.machine import messages_waiting
 
+# paho leaves the socket of a failed handshake to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
+
 _PATIENCE_S = 60.0
 _OUTAGE_RESULTS = 5
 
