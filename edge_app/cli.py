@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge_app import __version__, subcommands
-from edge_app.errors import EXIT_OK, ConfigError, EdgeAppError
+from edge_app.errors import EXIT_OK, EXIT_USAGE, ConfigError, EdgeAppError
 from edge_app.service.journal import log_to_journal
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"edge-app {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log what helps in a search")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.set_defaults(command=_helping(parser))
+    commands = parser.add_subparsers(metavar="COMMAND")
     _add_running(commands)
     _add_classify(commands)
     _add_models(commands)
@@ -80,6 +81,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 _Subparsers = argparse._SubParsersAction
+
+
+def _helping(parser: argparse.ArgumentParser) -> Command:
+    """Return what is done when the command is missing: say which there are."""
+
+    def show(_: argparse.Namespace) -> int:
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
+
+    return show
 
 
 def _verbose_after(commands: _Subparsers[argparse.ArgumentParser]) -> None:
@@ -149,7 +160,8 @@ def _add_classify(commands: _Subparsers[argparse.ArgumentParser]) -> None:
 
 def _add_models(commands: _Subparsers[argparse.ArgumentParser]) -> None:
     models = commands.add_parser("models", help="the catalogue of models")
-    actions = models.add_subparsers(required=True, metavar="ACTION")
+    models.set_defaults(command=_helping(models))
+    actions = models.add_subparsers(metavar="ACTION")
 
     listing = actions.add_parser("list", help="what there is, and what is installed")
     listing.add_argument("--json", action="store_true")
@@ -199,7 +211,8 @@ def _add_bench(commands: _Subparsers[argparse.ArgumentParser]) -> None:
 
 def _add_config(commands: _Subparsers[argparse.ArgumentParser]) -> None:
     config = commands.add_parser("config", help="check, show or describe the configuration")
-    actions = config.add_subparsers(required=True, metavar="ACTION")
+    config.set_defaults(command=_helping(config))
+    actions = config.add_subparsers(metavar="ACTION")
     for name, command, text in (
         ("check", subcommands.config_check, "list everything that is wrong"),
         ("show", subcommands.config_show, "print the effective values, secrets hidden"),

@@ -114,3 +114,13 @@ def test_v_may_stand_anywhere(words: tuple[str, ...], monkeypatch: pytest.Monkey
     monkeypatch.setattr(subcommands, "models_list", listing)
     assert cli.main(words) == 0
     assert seen == [True]
+
+
+@pytest.mark.parametrize("words", [(), ("models",), ("config",)])
+def test_a_missing_command_is_answered_with_those_there_are(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == EXIT_USAGE
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "show this help" in said.err
