@@ -226,7 +226,7 @@ class Connection:
                 self._cannot(
                     f"refused: {reason}; check mqtt.username and mqtt.password_file, or what the "
                     f"broker allows {self._peer.broker.client_id}",
-                    then="asking again every minute",
+                    then="asking again within a minute",
                 )
             elif self.refusal != UNSUPPORTED_VERSION:
                 self._cannot(f"refused: {reason}")
@@ -279,7 +279,9 @@ class Connection:
     def _on_publish(
         self, _client: Any, _data: Any, mid: int, reason: ReasonCode, _properties: Any
     ) -> None:
-        key, topic = self._in_flight.pop(mid, (None, ""))
+        if (sent := self._in_flight.pop(mid, None)) is None:
+            return  # volatile: paho tells that it has left, and no broker answers it
+        key, topic = sent
         if reason.is_failure:
             self._refused_topic = topic
             self._status.refused(
@@ -287,5 +289,6 @@ class Connection:
             )
             self._outbox.refuse(key)
         else:
+            self._refused_topic = ""  # it did not hang up on that one
             self._status.taken(topic)
             self._outbox.ack(key)

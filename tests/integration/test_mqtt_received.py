@@ -244,6 +244,7 @@ def test_a_subscription_that_is_refused(
         for times in (1, 2):
             with relaying(port, mosquitto.port):
                 wait_until(lambda: publisher.state()[1].connects == times)  # noqa: B023
+                publisher.offer(Message(TOPICS.stats, b"{}", Delivery.VOLATILE))
                 publisher.offer(record(times))
                 assert publisher.drain(PATIENCE_S)
                 trouble = publisher.state()[1].trouble
