@@ -8,10 +8,11 @@ from typing import Any
 
 from paho.mqtt.enums import MQTTProtocolVersion
 
-from edge_app.errors import EdgeAppError
-from edge_app.publish.link import KEEPALIVE_S, Broker, new_client
+from edge_app.publish.link import Broker, new_client
+from edge_app.publish.listen import ANSWER_S, refused, visiting
+from edge_app.publish.trouble import explain
 
-_ANSWER_S = 10.0
+_UNACKNOWLEDGED = "it does not acknowledge, or hangs up: may this client write there?"
 
 
 def clear_retained(broker: Broker, topics: Sequence[str]) -> dict[str, bytes]:
@@ -31,7 +32,7 @@ def clear_retained(broker: Broker, topics: Sequence[str]) -> dict[str, bytes]:
             fault = str(reason)
             done.set()
         else:
-            fault = "it does not acknowledge"
+            fault = _UNACKNOWLEDGED
             client.subscribe([(topic, 1) for topic in topics])
 
     def on_message(_client: Any, _data: Any, message: Any) -> None:
@@ -50,22 +51,21 @@ def clear_retained(broker: Broker, topics: Sequence[str]) -> dict[str, bytes]:
             done.set()
 
     client = new_client(broker, MQTTProtocolVersion.MQTTv311)
+
+    def on_disconnect(*_: Any) -> None:
+        nonlocal fault
+        # TLS 1.3 says only now what is wrong with our certificate.
+        if not done.is_set() and fault != _UNACKNOWLEDGED:
+            fault = explain(client.failure or ConnectionResetError(), broker)
+        done.set()
+
     client.on_connect = on_connect
     client.on_message = on_message
     client.on_subscribe = on_subscribe
     client.on_publish = on_publish
-    try:
-        client.connect(broker.host, broker.port, KEEPALIVE_S)
-    except OSError as error:
-        raise EdgeAppError(
-            f"broker {broker.host}:{broker.port}: {error}", hint="is it running, and reachable?"
-        ) from error
-    client.loop_start()
-    try:
-        done.wait(_ANSWER_S)
-    finally:
-        client.disconnect()
-        client.loop_stop()
-    if fault:
-        raise EdgeAppError(f"broker {broker.host}:{broker.port}: {fault}")
+    client.on_disconnect = on_disconnect
+    with visiting(client, broker):
+        done.wait(ANSWER_S)
+        if fault:
+            raise refused(broker, fault)
     return held

@@ -11,10 +11,10 @@ from typing import Any
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from edge_app.errors import EdgeAppError
-from edge_app.publish.link import KEEPALIVE_S, Broker, new_client
+from edge_app.publish.link import KEEPALIVE_S, Broker, Client, new_client
 from edge_app.publish.trouble import explain
 
-_ANSWER_S = 10.0
+ANSWER_S = 10.0
 
 Received = tuple[str, bytes]  # topic, payload
 
@@ -65,6 +65,19 @@ def listening(broker: Broker, filters: list[str]) -> Iterator[queue.SimpleQueue[
 
     client.on_message = on_message
     client.on_disconnect = on_disconnect
+    with visiting(client, broker):
+        answered.wait(ANSWER_S)
+        if refusal:
+            raise refused(broker, refusal)
+        yield arrived
+
+
+@contextmanager
+def visiting(client: Client, broker: Broker) -> Iterator[None]:
+    """Connect, and serve the client's callbacks in a thread until the block ends.
+
+    Raises EdgeAppError when the broker is not there.
+    """
     try:
         client.connect(broker.host, broker.port, KEEPALIVE_S)
     except OSError as error:
@@ -74,13 +87,15 @@ def listening(broker: Broker, filters: list[str]) -> Iterator[queue.SimpleQueue[
         ) from error
     client.loop_start()
     try:
-        answered.wait(_ANSWER_S)
-        if refusal:
-            raise EdgeAppError(
-                f"broker {broker.host}:{broker.port}: {refusal}",
-                hint="see mqtt.username, mqtt.password_file and the broker's rules (docs/mqtt.md)",
-            )
-        yield arrived
+        yield
     finally:
         client.disconnect()
         client.loop_stop()
+
+
+def refused(broker: Broker, reason: str) -> EdgeAppError:
+    """Return the error that says why the broker does not do what it was asked for."""
+    return EdgeAppError(
+        f"broker {broker.host}:{broker.port}: {reason}",
+        hint="see mqtt.username, mqtt.password_file and the broker's rules (docs/mqtt.md)",
+    )

@@ -24,6 +24,7 @@ from edge_app import publishers
 from edge_app.config import CameraConfig, Config, Mqtt, Spool
 from edge_app.errors import EdgeAppError
 from edge_app.publish import link
+from edge_app.publish.clear import clear_retained
 from edge_app.publish.link import Broker
 from edge_app.publish.listen import listening
 from edge_app.publish.wire import Topics
@@ -240,6 +241,8 @@ def test_who_only_listens_is_told_the_same(
         refused = pytest.raises(EdgeAppError, match="does not know who signed it")
         with refused, listening(broker, ["edge/#"]):
             pass
+        with pytest.raises(EdgeAppError, match="does not know who signed it"):
+            clear_retained(broker, ["edge/porch/info"])
 
 
 def trouble_with(folder: Path, options: list[str], **broker: Any) -> str:
