@@ -21,7 +21,7 @@ from edge_app.catalog import resolve
 from edge_app.config import Config
 from edge_app.control import Panel, Parts, Reception
 from edge_app.desk import Desk
-from edge_app.domain import Event, Frame, Label
+from edge_app.domain import Event, Frame, Label, Performance
 from edge_app.engine.failover import FailoverEngine
 from edge_app.engine.survey import Survey, survey
 from edge_app.engines import edgetpu_starter, open_engine
@@ -41,7 +41,7 @@ from edge_app.sensors.clock import read_clock
 from edge_app.sensors.sampler import Sampler
 from edge_app.service import notify
 from edge_app.service.plea import Plea
-from edge_app.settings import Gate, Performance, Settings
+from edge_app.settings import Gate, Settings
 from edge_app.stop import Stop
 from edge_app.supervision import told, usb_plea
 from edge_app.task.image import fit
@@ -88,9 +88,6 @@ class Appliance:
         # First: beside another appliance on the same files nothing may be touched.
         claim = stack.enter_context(claiming(config))
         self._recorder = Recorder(place_of_copy())
-        stack.callback(self._recorder.close)
-        if self._recorder.recover():
-            self._happened.append(Event("unclean_end", UNCLEAN_END))
         self._files = resolve(config.model.name, config.model.labels)
         self._engine = open_engine(config.model, self._files)
         stack.callback(self._engine.close)
@@ -109,6 +106,10 @@ class Appliance:
                 on_event=self._recorder.add_event,
             )
         )
+        # Not before it can be told: a start that fails above leaves the copy to the next one.
+        if self._recorder.recover():
+            self._tell(Event("unclean_end", UNCLEAN_END))
+        stack.callback(self._recorder.close)
         self._say_info(self._settings)
         self._gate = Gate()
         self._mailboxes = open_cameras(config.camera, self._engine.info.input_px, self._gate.wait_s)
@@ -177,11 +178,14 @@ class Appliance:
         """Leave word of why it ends: an event, if somebody can do something, and the record."""
         if isinstance(error, (CameraError, EngineError)):
             camera = {"camera": error.camera} if error.camera else {}
-            event = Event(error.kind, str(error), camera)
-            self._recorder.add_event(event)
-            now_ns, clock = time.monotonic_ns(), read_clock()
-            self._publisher.offer(wire.event_message(self._topics, event, now_ns, clock))
+            self._tell(Event(error.kind, str(error), camera))
         self._recorder.write(f"{type(error).__name__}: {error}")
+
+    def _tell(self, event: Event) -> None:
+        """Publish an event while the loop does not do it."""
+        self._recorder.add_event(event)
+        message = wire.event_message(self._topics, event, time.monotonic_ns(), read_clock())
+        self._publisher.offer(message)
 
     def _make_loop(self) -> Loop:
         seconds, health = self._health_reader(), self._health_reader()

@@ -14,9 +14,9 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from edge_app.config import Fraction
-from edge_app.domain import Label
+from edge_app.domain import Label, Performance
 from edge_app.recorder import FlightRecord
-from edge_app.settings import Mode, Performance, Settings
+from edge_app.settings import Mode, Settings
 from edge_app.validate import convert, nearest, shown
 
 MAX_BYTES = 4096  # of a command's arguments

@@ -21,6 +21,7 @@ from edge_app.config_broker import (
     tree_faults,
 )
 from edge_app.config_files import file_faults
+from edge_app.domain import Performance
 from edge_app.errors import ConfigError, EdgeAppError, Unreadable
 from edge_app.files import read_text
 from edge_app.validate import convert, shown
@@ -95,7 +96,7 @@ class ModelConfig(Struct, frozen=True, forbid_unknown_fields=True):
     labels: Text = ""
     backend: Backend = "auto"
     device: EdgeTpu = ""
-    performance: Literal["low", "medium", "high", "max"] = "high"
+    performance: Performance = "high"
     top_k: Annotated[int, Meta(ge=1, le=1000)] = 3
     threshold: Fraction = 0.3
     threads: Annotated[int, Meta(ge=1, le=64)] = 1

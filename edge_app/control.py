@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from edge_app.commands import Refused, Restarting, SelfTest, SnapshotTaken, Work
 from edge_app.desk import Desk, Reply
-from edge_app.domain import Frame, Label, Message, Publisher
+from edge_app.domain import Frame, Label, Message, Performance, Publisher
 from edge_app.errands import Errands
 from edge_app.errors import EdgeAppError
 from edge_app.loop import Loop
@@ -22,7 +22,7 @@ from edge_app.publish import wire
 from edge_app.publish.discovery import BIRTH
 from edge_app.recorder import FlightRecord, Recorder
 from edge_app.sensors.clock import read_clock
-from edge_app.settings import Gate, Performance, Settings
+from edge_app.settings import Gate, Settings
 from edge_app.snapshot import snapshot
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from edge_app.stats import MqttState, SpoolState
 
 Pixels = NDArray[np.uint8]
 Tensor = NDArray[Any]
+Performance = Literal["low", "medium", "high", "max"]  # an Edge TPU's clock
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ import numpy as np
 
 from edge_app.catalog import ModelFiles, shipped_dir
 from edge_app.config import ModelConfig
-from edge_app.domain import Engine, Tensor
+from edge_app.domain import Engine, Performance, Tensor
 from edge_app.engine.edgetpu import EdgeTpuEngine
 from edge_app.engine.failover import FailoverEngine
-from edge_app.engine.opening import EdgeTpuModel, Performance
+from edge_app.engine.opening import EdgeTpuModel
 from edge_app.engine.supervisor import Canary
 from edge_app.errors import ModelError
 from edge_app.task.classify import scores

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from edge_app.errors import Unreadable
@@ -84,3 +85,9 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def runtime_folder(environ: Mapping[str, str]) -> Path | None:
+    """Return the service's runtime directory, which systemd names; None without one."""
+    name = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return Path(name) if name else None

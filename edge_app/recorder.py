@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from edge_app.domain import Event
-from edge_app.files import write_file
+from edge_app.files import runtime_folder, write_file
 from edge_app.stats import Health, Percentiles
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,10 @@ class Recorder:
                 self._copy = None
 
     def recover(self) -> bool:
-        """Log what a process before this one has left behind, if it ended without a word."""
+        """Log what a process before this one has left behind, if it ended without a word.
+
+        True then, once: it is taken away.
+        """
         if self._copy is None:
             return False
         try:
@@ -122,6 +125,7 @@ class Recorder:
             log.warning("flight recorder: %s cannot be read: %s", self._copy, error)
             return False
         log.error("flight recorder: %s", data.decode())
+        self.close()  # it was told, and not to be told again should this process be killed now
         return True
 
     def close(self) -> None:
@@ -162,5 +166,5 @@ def _told(now_ns: int, event: Event) -> dict[str, Cell]:
 
 def place_of_copy(environ: Mapping[str, str] = os.environ) -> Path | None:
     """Return where systemd lets this service keep what shall outlive the process (RAM)."""
-    folder = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    return Path(folder) / "flight.json" if folder else None
+    folder = runtime_folder(environ)
+    return folder / "flight.json" if folder else None

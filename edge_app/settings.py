@@ -9,8 +9,9 @@ from typing import Literal
 
 from msgspec import Struct
 
+from edge_app.domain import Performance
+
 Mode = Literal["changes", "every"]
-Performance = Literal["low", "medium", "high", "max"]
 
 
 class Settings(Struct, frozen=True):

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from edge_app.domain import Engine, Label, Publisher, Tensor
 from edge_app.engine.devices import attached
+from edge_app.files import runtime_folder
 from edge_app.loop import Job
 from edge_app.service.notify import Notifier
-from edge_app.service.plea import Plea, runtime_folder
+from edge_app.service.plea import Plea
 from edge_app.stats import Health, MqttState, SpoolState
 from edge_app.telemetry import Window
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from edge_app.engine import devices
 from edge_app.errors import EngineError
 
 if TYPE_CHECKING:
+    from edge_app.domain import Performance
     from edge_app.engine.litert import LiteRtEngine
 
-Performance = Literal["low", "medium", "high", "max"]
 REBUILD = (
     "install a libedgetpu built for this runtime's age (docs/accelerator.md says which go together)"
 )

@@ -5,7 +5,6 @@ Knows nothing of threads, time or policy. docs/spool.md says what is promised on
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from edge_app.domain import Delivery, Message
 from edge_app.errors import EdgeAppError
+from edge_app.files import sync_folder
 from edge_app.publish.spool_trouble import FileDamagedError, FileUnavailableError, translated
 
 ROW_BYTES = 64  # what a row takes besides its payload: topic, number, lengths, its share of a page
@@ -83,7 +83,7 @@ class SpoolFile:
             with translated(path):
                 self._prepare()
                 if is_new:
-                    _sync_folder(path.parent)
+                    sync_folder(path.parent)
         except EdgeAppError:
             self.close()
             raise
@@ -214,18 +214,10 @@ def set_aside(path: Path) -> Path:
         path.replace(aside)
         with suppress(FileNotFoundError):
             Path(f"{path}-wal").replace(f"{aside}-wal")
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise FileUnavailableError(f"{path}: cannot be renamed: {error.strerror}") from error
     return aside
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _make_folder(folder: Path) -> None:

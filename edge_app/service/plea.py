@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -27,15 +27,15 @@ class Plea:
         self._folder = folder
         self._attached = attached
         self._clock_s = clock_s
-        self._served_s = clock_s()
+        self._well_s = clock_s()  # when it last served, or was not there to be helped
         self._asked_s = -AGAIN_S
 
     def see(self, *, serves: bool) -> None:
         """Take note of the accelerator's state, and ask when it is time."""
         now_s = self._clock_s()
-        if serves:
-            self._served_s = now_s
-        elif now_s - self._served_s >= AWAY_S and now_s - self._asked_s >= AGAIN_S:
+        if serves or not self._attached():
+            self._well_s = now_s
+        elif now_s - self._well_s >= AWAY_S and now_s - self._asked_s >= AGAIN_S:
             self._asked_s = now_s
             self.ask()
 
@@ -49,9 +49,3 @@ class Plea:
             log.warning("cannot ask for a reset of the accelerator's USB port: %s", error)
         else:
             log.warning("the accelerator is attached and stays away: asked for a reset of its port")
-
-
-def runtime_folder(environ: Mapping[str, str]) -> Path | None:
-    """Return the service's runtime directory, which systemd names; None without one."""
-    name = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    return Path(name) if name else None

@@ -36,7 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     if not log_to_journal(logging.INFO):
         logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    args.request.unlink(missing_ok=True)  # first, or the path unit would start us again
+    try:
+        return _climb_one(args)
+    finally:
+        # Who asks before a rung can have helped asks for the same once more.
+        time.sleep(args.settle_s)
+        args.request.unlink(missing_ok=True)  # or the path unit would start us again
+
+
+def _climb_one(args: argparse.Namespace) -> int:
     tpus = [tpu for tpu in attached(args.sysfs, args.dev) if tpu.bus == "usb"]
     if not tpus:
         log.info("no Coral on USB: nothing to do")
@@ -125,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--history", type=Path, required=True, help="what was tried, and when")
     for name, count in (("resets", 6), ("power-cycles", 3), ("reboots", 0)):
         parser.add_argument(f"--{name}", type=int, default=count, help="at most, in 24 hours")
+    parser.add_argument("--settle-s", type=float, default=30.0, help="wait so long afterwards")
     parser.add_argument("--sysfs", type=Path, default=Path("/sys"), help="for tests")
     parser.add_argument("--dev", type=Path, default=Path("/dev"), help="for tests")
     return parser

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edge_app.errors import EXIT_UNAVAILABLE
 from edge_app.recorder import COLUMNS, MAX_BYTES
 from edge_app.snapshot import MAX_BYTES as MAX_JPEG_BYTES
 from tests.brokers import Mosquitto, amqtt_running
@@ -362,6 +363,9 @@ def test_after_a_kill_the_next_start_tells(
             operator.hear(lambda h: h.kind == "stats", len(operator.heard))
         process.kill()
         process.wait()
+    missing = write_config(tmp_path, port=mosquitto.port, tables='[model]\nname = "missing"')
+    with appliance(missing) as process:  # one that fails has told nobody
+        assert finish(process)[0] == EXIT_UNAVAILABLE
     with commanded(tmp_path, mosquitto.port) as (operator, process):
         event = operator.hear(lambda h: h.kind == "event").json()
         assert event["event"] == "unclean_end"

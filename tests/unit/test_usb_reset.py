@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_app.files import runtime_folder
 from edge_app.service.ladder import (
     CLIMB_WITHIN_S,
     DAY_S,
@@ -21,7 +22,7 @@ from edge_app.service.ladder import (
     next_rung,
     within_a_day,
 )
-from edge_app.service.plea import AGAIN_S, AWAY_S, REQUEST, Plea, runtime_folder
+from edge_app.service.plea import AGAIN_S, AWAY_S, REQUEST, Plea
 from edge_app.tools.usb_reset import hub_and_port, main, read_history
 from tests.unit.test_devices import Machine
 
@@ -115,7 +116,7 @@ class Rig:
         self.request.touch()
         places = ["--request", self.request, "--history", self.history]
         places += ["--sysfs", self.machine.sysfs, "--dev", self.machine.dev]
-        code = main([*map(str, places), *more])
+        code = main([*map(str, places), "--settle-s=0", *more])
         assert not self.request.exists()
         calls = self._calls.read_text().splitlines()
         return code, calls, [attempt.rung for attempt in read_history(self.history)]
@@ -228,6 +229,9 @@ def test_one_that_was_pulled_out_is_left_alone(tmp_path: Path) -> None:
     asking = Asking(tmp_path)
     asking.there = False
     assert not asking.after(10 * AWAY_S)
+    asking.there = True  # and has its time to come back, once it is plugged in
+    assert not asking.after(AWAY_S - 1, serves=False)
+    assert asking.after(1)
 
 
 def test_nobody_is_asked_outside_the_service(
