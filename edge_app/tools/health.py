@@ -41,7 +41,7 @@ def faults_of(heard: Heard, wanted: Wanted) -> list[str]:
     if heard.trouble:
         return [heard.trouble]
     if heard.info and heard.info.settings.paused:
-        return ["it is paused by a command, and says nothing until cmd/resume"]
+        return ["it is paused by a command, and infers nothing until it is told to resume"]
     faults = []
     if heard.status != "online":
         faults.append(f"the broker says {heard.status or 'nothing'} of its status; allowed: online")

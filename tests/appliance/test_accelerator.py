@@ -46,7 +46,6 @@ def test_a_pulled_one_costs_no_frame_and_serves_again_once_it_is_back(fleet: Fle
 
 
 def test_the_service_may_ask_root_to_reset_the_port(fleet: Fleet) -> None:
-    """And no more than ask: it has no access to the port's bus."""
     fleet.cam_1.run(f"runuser -u edge-app -- touch {_RESET_WANTED}")
 
     done = fleet.cam_1.wait_for_unit(

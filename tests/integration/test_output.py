@@ -75,8 +75,11 @@ def test_a_live_source_ends_when_its_reader_has_left(tmp_path: Path) -> None:
         assert process.stdout is not None
         process.stdout.readline()
         process.stdout.close()
+        assert process.stderr is not None
+        err = process.stderr.read()
         process.wait(PATIENCE_S)
-    assert process.returncode >= 0
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
 
 
 def test_a_terminal_that_closes_ends_it_in_order(tmp_path: Path) -> None:
