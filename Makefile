@@ -1,6 +1,7 @@
 # `make help` lists what there is. Everything installs into .venv and .venv-*; nothing else on
-# the machine changes, except that `make test` and `make bench` install a few Debian packages (see
-# tests/system-packages) when they are missing.
+# the machine changes, except that what runs tests or the bench installs a few Debian packages when
+# they are missing (tests/system-packages; test-appliance: tests/appliance/system-packages), and that
+# test-appliance keeps its images in ~/.cache/edge-app and for ARCH=arm64 registers QEMU in binfmt_misc.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c

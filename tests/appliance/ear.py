@@ -143,13 +143,22 @@ def hearing(port: int, certificates: Path, filters: Sequence[str]) -> Iterator[E
         client.loop_stop()
 
 
-def mqtt_client(certificates: Path, name: str, *, lasting: bool = False) -> paho.Client:
-    """Make a client that shows the certificate in a folder; not connected yet."""
+def mqtt_client(
+    certificates: Path,
+    name: str,
+    *,
+    lasting: bool | None = None,
+    protocol: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv311,
+) -> paho.Client:
+    """Make a client that shows the certificate in a folder; not connected yet.
+
+    `lasting`: with a session that outlives the connection; of 3.1.1 only.
+    """
     client = paho.Client(
         CallbackAPIVersion.VERSION2,
         client_id=name,
-        clean_session=not lasting,
-        protocol=MQTTProtocolVersion.MQTTv311,
+        clean_session=None if lasting is None else not lasting,
+        protocol=protocol,
     )
     context = ssl.create_default_context(cafile=str(certificates / "ca.crt"))
     # With 1.3 a client has said its first words by the time it is refused, and the answer to them
