@@ -92,6 +92,8 @@ def run(mqtt: Mqtt, device: str, *, seconds: float | None) -> int:
     if not mqtt.url:
         raise ConfigError("mqtt.url is empty: there is no broker to watch", hint="set mqtt.url")
     broker = broker_of(mqtt, client_id=f"edge-app-watch-{os.getpid()}")
+    if not sys.stdout.isatty():  # else the table says so
+        print(f"waiting for what {mqtt.base}/{device} says", file=sys.stderr, flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         watch(broker, f"{mqtt.base}/{device}", seconds=seconds, goes_on=lambda: True)
     return EXIT_OK
@@ -113,8 +115,6 @@ def watch(
         live = None
         if console.is_terminal:
             live = stack.enter_context(Live(console=console, auto_refresh=False))
-        else:
-            print(f"waiting for what {prefix} says", file=sys.stderr, flush=True)
         for note, batch in _batches(broker, prefix):
             for topic, payload in batch:
                 record = view.absorb(topic, payload)
