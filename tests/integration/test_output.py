@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -82,15 +84,39 @@ def test_a_live_source_ends_when_its_reader_has_left(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+@contextmanager
+def hanging_up(handler: signal.Handlers) -> Iterator[None]:
+    """What we begin inherits what SIGHUP does: as from a terminal, or as from nohup."""
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_terminal_that_closes_ends_it_in_order(tmp_path: Path) -> None:
     config = write_config(tmp_path, port=None, camera="fps = 5")
-    with appliance(config) as process:
+    with hanging_up(signal.SIG_DFL), appliance(config) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGHUP)
         code, _, err = finish(process)
     assert code == 0
     assert "stopped by SIGHUP" in err
+
+
+def test_with_nohup_it_outlives_its_terminal(tmp_path: Path) -> None:
+    config = write_config(tmp_path, port=None, camera="fps = 5")
+    with hanging_up(signal.SIG_IGN), appliance(config) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGHUP)
+        for _ in range(5):
+            assert process.stdout.readline()
+        process.terminate()
+        code, _, err = finish(process)
+    assert code == 0
+    assert "stopped by SIGTERM" in err
 
 
 def test_a_full_disk_ends_a_recording_with_a_word(tmp_path: Path) -> None:
