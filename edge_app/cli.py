@@ -196,7 +196,7 @@ def _add_models(commands: _Subparsers[argparse.ArgumentParser]) -> None:
     add.add_argument(
         "--image", type=Path, action="append", required=True, help="golden image; repeatable"
     )
-    add.add_argument("--name", help="default: the file's name")
+    add.add_argument("--name", help="default: the file's; one added under it before is replaced")
     add.set_defaults(command=subcommands.models_add)
 
 

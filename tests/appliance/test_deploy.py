@@ -78,6 +78,23 @@ def test_a_broken_release_goes_back_by_itself_and_no_other_device_gets_it(
     assert fleet.cam_1.unit()["MainPID"] == untouched["MainPID"]
 
 
+def test_a_certificate_that_ends_soon_is_replaced_and_taken_up(
+    fleet: Fleet, left_alone: LeftAlone
+) -> None:
+    before = (_serial(fleet.hub), fleet.hub.unit()["MainPID"])
+    ends_too_soon = ["-e", "edge_app_certificate_renew_days=400"]  # it was made for 365
+
+    play = fleet.controller.play(
+        "rollout.yml", "--limit", "cam-2", *ends_too_soon, "-e", "edge_app_gate_watch_s=5"
+    )
+
+    assert play.returncode == 0, play.output
+    assert "ends within 400 days" in play.output
+    assert not {*before} & {_serial(fleet.hub), fleet.hub.unit()["MainPID"]}
+    mark = fleet.ear.mark()
+    fleet.ear.wait_for("cam-2", "result", since=mark)
+
+
 def test_five_minutes_of_service_write_nothing_to_the_disk(
     fleet: Fleet, left_alone: LeftAlone
 ) -> None:
@@ -120,6 +137,10 @@ def broken_wheel(tmp_path: Path) -> Path:
 
 def _release(machine: Machine) -> str:
     return machine.run("readlink -f /opt/edge-app/current")
+
+
+def _serial(machine: Machine) -> str:
+    return machine.run("openssl x509 -noout -serial -in /etc/edge-app/tls/client.crt")
 
 
 def _written_bytes(guest: Guest) -> int:
